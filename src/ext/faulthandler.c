@@ -1,0 +1,185 @@
+/* The module faultproof.faulthandler: a drop-in for the standard library's.  Normal context. */
+#include "ext.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+
+/* What an interpreter keeps alive for a descriptor in use. */
+struct module_state {
+    PyObject *enable_file;
+};
+
+static struct module_state *state_of(PyObject *module)
+{
+    return PyModule_GetState(module);
+}
+
+static PyObject *refuse(enum fp_status status)
+{
+    return PyErr_Format(PyExc_RuntimeError, "faultproof is off: %s; see faultproof.capabilities()",
+                        fp_status_text(status));
+}
+
+PyDoc_STRVAR(dump_traceback_doc,
+             "dump_traceback($module, /, file=sys.stderr, all_threads=True, *,\n"
+             "               max_threads=100, max_frames=100, max_chars=500)\n"
+             "--\n\n"
+             "Write the stacks of all threads, or of the calling one, to a file.\n\n"
+             "file: an object with fileno(), or a descriptor.  At most max_threads threads, max_frames\n"
+             "frames of each and max_chars characters of a name are shown; what is cut ends in '...'.");
+
+static PyObject *dump_traceback(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"file", "all_threads", "max_threads", "max_frames", "max_chars", NULL};
+    struct fp_ext_options o;
+    struct fp_dump_options dump;
+    PyObject *keep;
+    (void)module;
+
+    fp_ext_options_init(&o);
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O" FP_FLAG "$nnn:dump_traceback", keywords, &o.file,
+                                     &o.all_threads, &o.max_threads, &o.max_frames, &o.max_chars) ||
+        fp_ext_options_check(&o, &dump) < 0)
+        return NULL;
+    dump.fd = fp_ext_fileno(o.file, &keep);
+    if (dump.fd < 0)
+        return NULL;
+    fp_guard_require();
+    const struct fp_dump_caller caller = {(uint64_t)pthread_self(), true};
+    enum fp_status status = fp_dump(fp_ext_target(), &dump, &caller, "", 0, false);
+    Py_XDECREF(keep);
+    if (status == FP_NO_READER)
+        return refuse(status);
+    if (PyErr_CheckSignals())
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(enable_doc,
+             "enable($module, /, file=sys.stderr, all_threads=True, c_stack=" FP_C_STACK_DEFAULT ", *,\n"
+             "       max_threads=100, max_frames=100, max_chars=500)\n"
+             "--\n\n"
+             "Write the stacks when SIGSEGV, SIGFPE, SIGABRT, SIGBUS or SIGILL arrives.\n\n"
+             "The file must stay open until disable() is called; see the documentation on descriptors.\n"
+             "A second call replaces the options of the first.");
+
+static PyObject *enable(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"file", "all_threads", "c_stack", "max_threads", "max_frames", "max_chars", NULL};
+    struct fp_ext_options o;
+    struct fp_fatal_config config = {.target = fp_ext_target()};
+    PyObject *keep;
+
+    fp_ext_options_init(&o);
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O" FP_FLAG FP_FLAG "$nnn:enable", keywords, &o.file,
+                                     &o.all_threads, &o.c_stack, &o.max_threads, &o.max_frames, &o.max_chars) ||
+        fp_ext_options_check(&o, &config.dump) < 0)
+        return NULL;
+    config.dump.fd = fp_ext_fileno(o.file, &keep);
+    if (config.dump.fd < 0)
+        return NULL;
+    int error = fp_fatal_enable(&config);
+    Py_XSETREF(state_of(module)->enable_file, keep);
+    if (error != 0) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_RuntimeError);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *disable(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    bool was = fp_fatal_disable();
+    Py_CLEAR(state_of(module)->enable_file);
+    return PyBool_FromLong(was);
+}
+
+static PyObject *is_enabled(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    (void)module;
+    return PyBool_FromLong(fp_fatal_is_enabled());
+}
+
+static PyMethodDef methods[] = {
+    {"enable", (PyCFunction)(void (*)(void))enable, METH_VARARGS | METH_KEYWORDS, enable_doc},
+    {"disable", disable, METH_NOARGS,
+     PyDoc_STR("disable($module, /)\n--\n\nGive the fatal signals back.  True if enable() had been called.")},
+    {"is_enabled", is_enabled, METH_NOARGS,
+     PyDoc_STR("is_enabled($module, /)\n--\n\nWhether enable() is in effect.")},
+    {"dump_traceback", (PyCFunction)(void (*)(void))dump_traceback, METH_VARARGS | METH_KEYWORDS, dump_traceback_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+/* Where the walker can't be trusted the module is the standard one, under our name. */
+static int delegate(PyObject *module, enum fp_status status)
+{
+    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1,
+                         "faultproof.faulthandler uses the standard faulthandler: %s; see faultproof.capabilities()",
+                         fp_status_text(status)) < 0)
+        return -1;
+    PyObject *standard = PyImport_ImportModule("faulthandler");
+    PyObject *names = standard ? PyObject_Dir(standard) : NULL;
+    for (Py_ssize_t i = 0; names != NULL && i < PyList_GET_SIZE(names); i++) {
+        PyObject *name = PyList_GET_ITEM(names, i);
+        if (PyUnicode_READ_CHAR(name, 0) == '_' && PyUnicode_READ_CHAR(name, 1) == '_')
+            continue;
+        PyObject *value = PyObject_GetAttr(standard, name);
+        if (value == NULL || PyObject_SetAttr(module, name, value) < 0)
+            Py_CLEAR(names);
+        Py_XDECREF(value);
+    }
+    int result = names != NULL ? 0 : -1;
+    Py_XDECREF(names);
+    Py_XDECREF(standard);
+    return result;
+}
+
+static int module_exec(PyObject *module)
+{
+    enum fp_status status = fp_ext_start();
+    if (PyModule_AddFunctions(module, fp_ext_probe_methods) < 0)
+        return -1;
+    if (status != FP_OK)
+        return delegate(module, status);
+    return PyModule_AddFunctions(module, fp_ext_crash_methods);
+}
+
+static int module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    Py_VISIT(state_of(module)->enable_file);
+    return 0;
+}
+
+static int module_clear(PyObject *module)
+{
+    Py_CLEAR(state_of(module)->enable_file);
+    return 0;
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, module_exec},
+#ifdef Py_mod_multiple_interpreters
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "faultproof.faulthandler",
+    .m_doc = "Python stacks on fatal signals, on request, after a timeout: a drop-in for faulthandler.",
+    .m_size = sizeof(struct module_state),
+    .m_methods = methods,
+    .m_slots = slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+};
+
+PyMODINIT_FUNC PyInit_faulthandler(void)
+{
+    return PyModuleDef_Init(&definition);
+}

@@ -1,0 +1,55 @@
+/* capabilities(), and what tests use to look inside.  Normal context. */
+#include "ext.h"
+
+static const char *reader_name(enum fp_reader_kind kind)
+{
+    static const char *const names[] = {
+        [FP_READER_NONE] = "none",          [FP_READER_GUARD] = "guarded copy", [FP_READER_VM] = "process_vm_readv",
+        [FP_READER_MEM] = "/proc/self/mem", [FP_READER_PIPE] = "pipe",          [FP_READER_TEST] = "test",
+    };
+    return names[kind];
+}
+
+static PyObject *probe_capabilities(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    (void)self;
+    enum fp_status status = fp_ext_status();
+    return Py_BuildValue("{s:O,s:s,s:s,s:O}", "faulthandler", status == FP_OK ? Py_True : Py_False, "reason",
+                         status == FP_OK ? "" : fp_status_text(status), "reader", reader_name(fp_reader_available()),
+                         "free_threaded", fp_ext_target()->free_threaded ? Py_True : Py_False);
+}
+
+/* _lines(code, [lasti, ...]) -> [line, ...]: the line decoder on a code object, for comparison with co_lines() */
+static PyObject *probe_lines(PyObject *self, PyObject *args)
+{
+    PyObject *code, *offsets;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "O!O!:_lines", &PyCode_Type, &code, &PyList_Type, &offsets))
+        return NULL;
+    const struct fp_layout *l = &fp_ext_target()->layout;
+    struct fp_session *s = fp_session_acquire(fp_ext_target(), true, 10000000000);
+    if (s == NULL)
+        return PyErr_Format(PyExc_RuntimeError, "%s", fp_status_text(FP_NO_READER));
+    fp_addr at = (fp_addr)(uintptr_t)code;
+    fp_addr table = fp_load64(&s->reader, at + (fp_addr)l->code_linetable);
+    int32_t first = (int32_t)fp_load32(&s->reader, at + (fp_addr)l->code_firstlineno);
+    uint64_t size = fp_load64(&s->reader, table + (fp_addr)l->var_size);
+    PyObject *lines = PyList_New(0);
+    for (Py_ssize_t i = 0; lines != NULL && i < PyList_GET_SIZE(offsets); i++) {
+        int32_t lasti = (int32_t)PyLong_AsLong(PyList_GET_ITEM(offsets, i));
+        PyObject *line = PyLong_FromLong(fp_line_find(&s->walk, table + (fp_addr)l->bytes_data, size, first, lasti));
+        if (line == NULL || PyList_Append(lines, line) < 0)
+            Py_CLEAR(lines);
+        Py_XDECREF(line);
+    }
+    fp_session_release(s);
+    return PyErr_Occurred() ? NULL : lines;
+}
+
+PyMethodDef fp_ext_probe_methods[] = {
+    {"_capabilities", probe_capabilities, METH_NOARGS,
+     PyDoc_STR("_capabilities($module, /)\n--\n\nSee faultproof.capabilities().")},
+    {"_lines", probe_lines, METH_VARARGS,
+     PyDoc_STR("_lines($module, code, offsets, /)\n--\n\nLines of instructions, for tests.")},
+    {NULL, NULL, 0, NULL},
+};

@@ -1,0 +1,46 @@
+/* A buffered writer on a file descriptor: few write() calls, never a hang, never a signal of its own.  Any context. */
+#ifndef FP_OUT_H
+#define FP_OUT_H
+
+#include "base/base.h"
+
+enum { FP_OUT_SIZE = 64 << 10 };
+
+struct fp_out {
+    int fd;
+    int error;           /* errno of the first write that failed; later text is dropped */
+    bool patient;        /* a pipe, socket or terminal: wait for room, but not for ever */
+    int64_t deadline_ns; /* CLOCK_MONOTONIC: when to stop waiting for room */
+    uint32_t used;
+    uint64_t flushed; /* bytes written so far */
+    char buffer[FP_OUT_SIZE];
+};
+
+FP_HIDDEN void fp_out_init(struct fp_out *out, int fd, int64_t deadline_ns);
+/* Writes what is in the buffer.  EINTR is retried; EAGAIN and a full pipe are waited for until the deadline. */
+FP_HIDDEN void fp_out_flush(struct fp_out *out);
+FP_HIDDEN void fp_out_bytes(struct fp_out *out, const char *data, size_t size);
+FP_HIDDEN void fp_out_decimal(struct fp_out *out, uint64_t value);
+/* Lower-case hexadecimal with "0x", at least `digits` of them. */
+FP_HIDDEN void fp_out_hex(struct fp_out *out, uint64_t value, int digits);
+
+#define FP_OUT_LITERAL(out, literal) fp_out_bytes(out, literal, sizeof(literal) - 1)
+
+/* Where the text stands, to take it back to: only what hasn't been written can be. */
+struct fp_out_mark {
+    uint32_t used;
+    uint64_t flushed;
+};
+static inline struct fp_out_mark fp_out_mark(const struct fp_out *out)
+{
+    return (struct fp_out_mark){out->used, out->flushed};
+}
+static inline bool fp_out_rewind(struct fp_out *out, struct fp_out_mark mark)
+{
+    if (out->flushed != mark.flushed)
+        return false;
+    out->used = mark.used;
+    return true;
+}
+
+#endif

@@ -1,0 +1,363 @@
+/* The dump: which threads, which frames, in faulthandler's text.  Any context. */
+#include <string.h>
+
+#include "render/text.h"
+#include "trigger/dump.h"
+
+enum { CHUNK = 256, ATTEMPTS_NS = 200000 };
+
+struct dump {
+    struct fp_session *session;
+    struct fp_walk *walk;
+    struct fp_out *out;
+    const struct fp_dump_options *options;
+    fp_addr current;   /* the current thread's state; 0: none */
+    fp_addr held_gil;  /* interpreters whose GIL is this one stand still; 0: none does */
+    bool current_own;  /* the current thread is the calling one */
+    uint64_t shown;    /* threads */
+};
+
+/* Which lock stops the threads of an interpreter: its GIL's address; before 3.12 there is one for all. */
+static fp_addr gil_of(struct fp_walk *w, fp_addr interp)
+{
+    int32_t offset = w->target->layout.interp_gil;
+    if (w->target->free_threaded)
+        return 0;
+    if (offset < 0)
+        return w->target->runtime;
+    fp_addr gil = fp_load64(w->reader, interp + (fp_addr)offset);
+    return fp_reader_faulted(w->reader) ? 0 : gil;
+}
+
+static bool more_frames(struct dump *d, uint64_t shown)
+{
+    if (shown < d->options->max_frames)
+        return true;
+    FP_OUT_LITERAL(d->out, "  ...\n");
+    return false;
+}
+
+/* A row that was just written, to write it again for a recursive call. */
+struct row {
+    fp_addr code, instr;
+    struct fp_out_mark from;
+};
+
+static bool repeat_row(struct fp_out *o, const struct fp_raw *raw, const struct row *last)
+{
+    if (raw->code != last->code || raw->instr != last->instr || o->flushed != last->from.flushed)
+        return false;
+    uint32_t size = o->used - last->from.used;
+    if (size > FP_OUT_SIZE - o->used)
+        return false;
+    memcpy(o->buffer + o->used, o->buffer + last->from.used, size);
+    o->used += size;
+    return true;
+}
+
+static void show_frame(struct dump *d, const struct fp_frame *frame)
+{
+    if (frame->status == FP_NOT_A_CODE || (frame->status == FP_UNREADABLE && frame->file.data == NULL))
+        fp_text_end(d->out, FP_UNREADABLE, d->walk->bad_address);
+    else
+        fp_text_frame(d->out, frame);
+}
+
+/* The rows of walk->raw; false when the limit is reached. */
+static bool show_rows(struct dump *d, uint64_t *shown, struct row *last)
+{
+    bool pointers = d->walk->target->layout.instr_kind == FP_INSTR_POINTER;
+    for (uint32_t i = 0; i < d->walk->n_raw; i++) {
+        const struct fp_raw *raw = &d->walk->raw[i];
+        struct fp_frame frame;
+        if (fp_raw_hidden(d->walk, raw))
+            continue;
+        if (!more_frames(d, *shown))
+            return false;
+        ++*shown;
+        struct fp_out_mark mark = fp_out_mark(d->out);
+        if (!pointers || !repeat_row(d->out, raw, last)) {
+            fp_frame_decode(d->walk, raw, &frame);
+            show_frame(d, &frame);
+        }
+        *last = (struct row){raw->code, raw->instr, mark};
+    }
+    return true;
+}
+
+/* The stack of a thread that stands still, however deep. */
+static void show_still(struct dump *d, fp_addr tstate)
+{
+    struct fp_walk *w = d->walk;
+    struct row last = {0};
+    uint64_t shown = 0, read = 0;
+    fp_addr from = 0;
+    enum fp_status status;
+
+    do {
+        status = fp_chain_read(w, tstate, from, CHUNK);
+        read += w->n_raw;
+        if (!show_rows(d, &shown, &last))
+            return;
+        if (w->n_raw > 0)
+            from = w->raw[w->n_raw - 1].previous;
+        if (status == FP_OK && read > FP_DEPTH_MAX)
+            status = FP_CYCLE;
+    } while (status == FP_OK && !w->raw_complete);
+    fp_text_end(d->out, status == FP_OK && shown == 0 ? FP_NO_FRAME : status, w->bad_address);
+}
+
+/* FNV-1a over what the two readings of a frame have to agree on. */
+static uint64_t mix(uint64_t hash, const void *data, size_t size)
+{
+    const unsigned char *bytes = data;
+    for (size_t i = 0; i < size; i++)
+        hash = (hash ^ bytes[i]) * 0x100000001b3;
+    return hash;
+}
+
+static uint64_t frame_hash(const struct fp_frame *f)
+{
+    uint64_t hash = 0xcbf29ce484222325;
+    hash = mix(hash, &f->line, sizeof(f->line));
+    hash = mix(hash, &f->lasti, sizeof(f->lasti));
+    if (f->file.data != NULL)
+        hash = mix(hash, f->file.data, f->file.size);
+    return f->name.data != NULL ? mix(hash, f->name.data, f->name.size) : hash;
+}
+
+/* Decodes the visible frames of a snapshot, up to the limit; false if one can't be what it seemed to be. */
+static bool hash_rows(struct dump *d, uint64_t *hashes, uint64_t *n)
+{
+    *n = 0;
+    for (uint32_t i = 0; i < d->walk->n_raw && *n < d->options->max_frames; i++) {
+        struct fp_frame frame;
+        if (fp_raw_hidden(d->walk, &d->walk->raw[i]))
+            continue;
+        fp_frame_decode(d->walk, &d->walk->raw[i], &frame);
+        if (frame.status != FP_OK)
+            return false;
+        hashes[(*n)++] = frame_hash(&frame);
+    }
+    return true;
+}
+
+/* Decodes again, writes, and compares; false if something differs. */
+static bool show_hashed(struct dump *d, const uint64_t *hashes, uint64_t n)
+{
+    uint64_t at = 0;
+    for (uint32_t i = 0; i < d->walk->n_raw; i++) {
+        struct fp_frame frame;
+        if (fp_raw_hidden(d->walk, &d->walk->raw[i]))
+            continue;
+        if (!more_frames(d, at))
+            return true;
+        fp_frame_decode(d->walk, &d->walk->raw[i], &frame);
+        if (at >= n || frame.status != FP_OK || frame_hash(&frame) != hashes[at++])
+            return false;
+        fp_text_frame(d->out, &frame);
+    }
+    if (at == 0)
+        fp_text_end(d->out, FP_NO_FRAME, 0);
+    else if (!d->walk->raw_complete)
+        FP_OUT_LITERAL(d->out, "  ...\n");
+    return true;
+}
+
+/* The stack of a thread that may run: only what is confirmed, else marked. */
+static void show_running(struct dump *d, const struct fp_thread *thread)
+{
+    struct fp_walk *w = d->walk;
+    struct fp_out_mark mark = fp_out_mark(d->out);
+    int64_t start = fp_now_ns();
+    uint64_t n = 0;
+    enum fp_status status;
+
+    do {
+        status = fp_snapshot_read(w, thread->tstate);
+        if (status == FP_NO_FRAME)
+            break;
+        bool whole = status == FP_OK && hash_rows(d, d->session->hashes, &n) &&
+                     show_hashed(d, d->session->hashes, n);
+        if (whole && fp_thread_alive(w, thread))
+            return;
+        if (!fp_thread_alive(w, thread))
+            status = FP_ENDED;
+        else
+            status = FP_CHANGED;
+        if (!fp_out_rewind(d->out, mark))
+            break;
+    } while (status == FP_CHANGED && fp_now_ns() - start < ATTEMPTS_NS);
+    fp_text_end(d->out, status, w->bad_address);
+    if (status == FP_CHANGED && fp_out_mark(d->out).flushed == mark.flushed && hash_rows(d, d->session->hashes, &n)) {
+        mark = fp_out_mark(d->out);
+        if (!show_hashed(d, d->session->hashes, n))
+            (void)fp_out_rewind(d->out, mark);
+    }
+}
+
+static void show_frames(struct dump *d, const struct fp_thread *thread)
+{
+    bool own = d->current_own && thread->tstate == d->current;
+    bool still = own || (d->held_gil != 0 && gil_of(d->walk, thread->interp) == d->held_gil);
+    d->walk->exact = still;
+    if (still)
+        show_still(d, thread->tstate);
+    else
+        show_running(d, thread);
+}
+
+/* One thread with its header; threads that have ended since the list was read are left out. */
+static void show_thread(struct dump *d, fp_addr tstate)
+{
+    struct fp_thread thread;
+    enum fp_status status = fp_thread_read(d->walk, tstate, &thread);
+
+    if (status == FP_ENDED && d->held_gil == 0)
+        return;
+    thread.current = tstate == d->current;
+    if (d->shown++ != 0)
+        FP_OUT_LITERAL(d->out, "\n");
+    if (status == FP_UNREADABLE) {
+        fp_text_end(d->out, status, tstate);
+        return;
+    }
+    fp_text_thread(d->out, &thread, d->options->style.thread_names);
+    if (thread.current && thread.collecting)
+        FP_OUT_LITERAL(d->out, "  Garbage-collecting\n");
+    show_frames(d, &thread);
+}
+
+/* Is the current thread among the first max_threads of its interpreter's list? */
+static bool current_in_reach(struct dump *d, fp_addr interp)
+{
+    uint64_t n = 0;
+    for (fp_addr t = fp_thread_first(d->walk, interp); t != 0 && n < d->options->max_threads; n++) {
+        if (t == d->current)
+            return true;
+        t = fp_thread_next(d->walk, t);
+    }
+    return false;
+}
+
+/* The threads of one interpreter; false when the report is at its end. */
+static bool show_interp(struct dump *d, fp_addr interp, bool skip_current, uint64_t *budget)
+{
+    uint64_t links = 0;
+    fp_addr next, t = fp_thread_first(d->walk, interp);
+    for (; t != 0; t = next) {
+        if (*budget == 0) {
+            FP_OUT_LITERAL(d->out, "\n...\n");
+            return false;
+        }
+        if (fp_now_ns() > d->walk->deadline_ns) {
+            FP_OUT_LITERAL(d->out, "\n");
+            fp_text_end(d->out, FP_TIME, 0);
+            return false;
+        }
+        next = fp_thread_next(d->walk, t);
+        if (!(skip_current && t == d->current)) {
+            show_thread(d, t);
+            --*budget;
+        }
+        if (++links > FP_THREADS_MAX) {
+            fp_text_end(d->out, FP_CYCLE, 0);
+            return false;
+        }
+    }
+    return true;
+}
+
+static fp_addr interp_of(struct fp_walk *w, fp_addr tstate)
+{
+    fp_addr interp = tstate ? fp_load64(w->reader, tstate + (fp_addr)w->target->layout.tstate_interp) : 0;
+    return fp_reader_faulted(w->reader) ? 0 : interp;
+}
+
+/* The interpreter of the current thread first, then the others. */
+static void show_all(struct dump *d)
+{
+    uint64_t budget = d->options->max_threads;
+    fp_addr own = interp_of(d->walk, d->current);
+    bool skip = own != 0 && !current_in_reach(d, own);
+    int interps = 0;
+
+    if (skip)
+        show_thread(d, d->current);
+    if (own != 0 && !show_interp(d, own, skip, &budget))
+        return;
+    for (fp_addr i = fp_interp_first(d->walk); i != 0 && interps++ < FP_INTERPS_MAX; i = fp_interp_next(d->walk, i))
+        if (i != own && !show_interp(d, i, false, &budget))
+            return;
+}
+
+static void show_one(struct dump *d)
+{
+    struct fp_thread thread;
+    if (d->current == 0)
+        return;
+    FP_OUT_LITERAL(d->out, "Stack (most recent call first):\n");
+    if (fp_thread_read(d->walk, d->current, &thread) == FP_UNREADABLE)
+        fp_text_end(d->out, FP_UNREADABLE, d->current);
+    else
+        show_frames(d, &thread);
+}
+
+struct module_list {
+    struct fp_out *out;
+    uint32_t n;
+};
+
+static void show_module(void *context, const struct fp_text *name)
+{
+    struct module_list *list = context;
+    if (list->n++ == 0)
+        FP_OUT_LITERAL(list->out, "\nExtension modules: ");
+    else
+        FP_OUT_LITERAL(list->out, ", ");
+    fp_out_bytes(list->out, name->data, name->size);
+}
+
+static void show_modules(struct dump *d)
+{
+    struct module_list list = {d->out, 0};
+    fp_addr interp = interp_of(d->walk, d->current);
+    for (fp_addr i = interp ? 0 : fp_interp_first(d->walk); i != 0; i = fp_interp_next(d->walk, i))
+        interp = i; /* the main interpreter is the oldest, and the list starts with the newest */
+    if (interp == 0)
+        return;
+    fp_modules_each(d->walk, interp, show_module, &list);
+    if (list.n == 0)
+        return;
+    FP_OUT_LITERAL(d->out, " (total: ");
+    fp_out_decimal(d->out, list.n);
+    FP_OUT_LITERAL(d->out, ")\n");
+}
+
+enum fp_status fp_dump(const struct fp_target *target, const struct fp_dump_options *options,
+                       const struct fp_dump_caller *caller, const char *header, size_t header_size, bool with_modules)
+{
+    struct fp_session *s = fp_session_acquire(target, true, options->budget_ns);
+    if (s == NULL)
+        return FP_NO_READER;
+    struct dump d = {.session = s, .walk = &s->walk, .out = s->out, .options = options};
+    s->walk.deadline_ns = fp_now_ns() + options->budget_ns;
+    s->walk.max_chars = options->max_chars;
+    fp_out_init(d.out, options->fd, s->walk.deadline_ns);
+    fp_out_bytes(d.out, header, header_size);
+    d.current = caller->thread_id ? fp_thread_of(&s->walk, caller->thread_id) : 0;
+    d.current_own = caller->is_this_thread;
+    fp_addr interp = interp_of(&s->walk, d.current);
+    if (interp != 0 && caller->is_this_thread && fp_gil_holder(&s->walk, interp) == d.current)
+        d.held_gil = gil_of(&s->walk, interp);
+    if (options->all_threads)
+        show_all(&d);
+    else
+        show_one(&d);
+    if (with_modules && options->style.modules)
+        show_modules(&d);
+    fp_out_flush(d.out);
+    enum fp_status status = d.out->error ? FP_LIMIT : FP_OK;
+    fp_session_release(s);
+    return status;
+}

@@ -1,0 +1,58 @@
+/* The one path reader -> walk -> render that every trigger calls.  Any context, signal handlers included. */
+#ifndef FP_DUMP_H
+#define FP_DUMP_H
+
+#include "render/out.h"
+#include "walk/walk.h"
+
+enum {
+    FP_DEFAULT_FRAMES = 100,
+    FP_DEFAULT_CHARS = 500,
+    FP_DEFAULT_THREADS = 100,
+};
+
+/* What text the running interpreter writes. */
+struct fp_style {
+    bool thread_names; /* 3.14 and later */
+    bool modules;      /* the extension modules line: 3.10 and later */
+};
+
+/* What to show. */
+struct fp_dump_options {
+    int fd;
+    bool all_threads;
+    uint64_t max_threads, max_frames;
+    uint32_t max_chars;
+    int64_t budget_ns; /* the report ends when it has taken so long */
+    struct fp_style style;
+};
+
+/* Who asks. */
+struct fp_dump_caller {
+    uint64_t thread_id;  /* pthread_self() of the thread whose stack is "current"; 0: no thread is */
+    bool is_this_thread; /* that thread is the calling one, so that its stack stands still */
+};
+
+/* Writes the stacks.  `header` goes first, as it is.  Returns FP_OK, or why there is less than asked for. */
+FP_HIDDEN enum fp_status fp_dump(const struct fp_target *target, const struct fp_dump_options *options,
+                                 const struct fp_dump_caller *caller, const char *header, size_t header_size,
+                                 bool with_modules);
+
+/* A walk and a buffer for other users of the walk (the C API, self-checks): one of a fixed number; NULL if all are in use
+   for longer than the budget.  Release it soon: a fatal report may be waiting. */
+struct fp_session {
+    struct fp_reader reader;
+    struct fp_walk walk;
+    struct fp_out *out;
+    uint64_t hashes[FP_CHAIN_MAX]; /* what the first decoding of a running thread's frames gave */
+};
+FP_HIDDEN struct fp_session *fp_session_acquire(const struct fp_target *target, bool exact, int64_t budget_ns);
+FP_HIDDEN void fp_session_release(struct fp_session *session);
+
+/* Restart what a fork() copied: called in the child, where no other thread can be using a session. */
+FP_HIDDEN void fp_session_after_fork(void);
+
+/* Which reader a dump of this thread would use now; FP_READER_NONE if none works. */
+FP_HIDDEN enum fp_reader_kind fp_reader_available(void);
+
+#endif

@@ -1,0 +1,315 @@
+/* The handlers of the fatal signals, which are also the guard's.
+ *
+ * The handler runs on the signal path; enable, disable and require run in normal context under one lock.
+ * Order in the handler: a guarded read that faulted goes on at its fix-up; then, while only the guard is on, the signal
+ * goes to who had it before us; then the report; then the signal is handed back, so that a core dump, a debugger and
+ * the parent's wait status show what they would have shown without us.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "trigger/signals.h"
+
+/* FATAL(signal, name as faulthandler prints it, also the guard's) */
+#define FATAL_SIGNALS(FATAL)                          \
+    FATAL(SIGBUS, "Bus error", true)                  \
+    FATAL(SIGILL, "Illegal instruction", false)       \
+    FATAL(SIGFPE, "Floating-point exception", false)  \
+    FATAL(SIGABRT, "Aborted", false)                  \
+    FATAL(SIGSEGV, "Segmentation fault", true)
+
+static struct fatal {
+    int signo;
+    const char *name;
+    bool guard;
+    atomic_bool installed;
+    struct sigaction previous; /* written before `installed` is set */
+} fatals[] = {
+#define FATAL(signo, name, guard) {signo, name, guard, false, {.sa_flags = 0}},
+    FATAL_SIGNALS(FATAL)
+#undef FATAL
+};
+
+static pthread_mutex_t control = PTHREAD_MUTEX_INITIALIZER; /* normal context only */
+static bool guard_required;                                 /* under control */
+static struct fp_fatal_config configs[2];                   /* the one that isn't published is free for writing */
+static _Atomic(struct fp_fatal_config *) published;         /* NULL: not enabled */
+
+/* The thread that writes a fatal report, by kernel thread id; 0: none.  It stays set while the process dies. */
+static atomic_int reporter;
+
+/* Threads that crashed while another one's report was written: each takes a place. */
+enum { WAITERS = 64 };
+static struct {
+    _Atomic(uint64_t) thread_id;
+    atomic_int signo;
+} waiters[WAITERS];
+
+static void on_fatal(int signo, siginfo_t *info, void *context);
+
+static struct fatal *find(int signo)
+{
+    for (size_t i = 0; i < FP_COUNT(fatals); i++)
+        if (fatals[i].signo == signo)
+            return &fatals[i];
+    return NULL;
+}
+
+bool fp_fatal_handles(int signo)
+{
+    return find(signo) != NULL;
+}
+
+static bool is_ours(int signo)
+{
+    struct sigaction now;
+    return sigaction(signo, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_fatal;
+}
+
+bool fp_guard_ready(void)
+{
+    sigset_t blocked;
+    if (!is_ours(SIGSEGV) || !is_ours(SIGBUS) || pthread_sigmask(SIG_BLOCK, NULL, &blocked) != 0)
+        return false;
+    return !sigismember(&blocked, SIGSEGV) && !sigismember(&blocked, SIGBUS);
+}
+
+static int install(struct fatal *f)
+{
+    /* SA_NODEFER: a guarded read inside the handler may fault too.  SA_ONSTACK: the stack may be what is used up. */
+    struct sigaction action = {.sa_sigaction = on_fatal, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
+    struct sigaction before;
+
+    if (is_ours(f->signo))
+        return 0;
+    sigemptyset(&action.sa_mask);
+    if (sigaction(f->signo, NULL, &before) != 0)
+        return errno;
+    f->previous = before;
+    if (sigaction(f->signo, &action, NULL) != 0)
+        return errno;
+    atomic_store(&f->installed, true);
+    return 0;
+}
+
+/* Puts back what was there before us, unless somebody has taken the signal since. */
+static void restore(struct fatal *f)
+{
+    if (atomic_exchange(&f->installed, false) && is_ours(f->signo))
+        sigaction(f->signo, &f->previous, NULL);
+}
+
+static void install_guard(void)
+{
+    for (size_t i = 0; i < FP_COUNT(fatals); i++)
+        if (fatals[i].guard)
+            (void)install(&fatals[i]);
+}
+
+void fp_guard_require(void)
+{
+    pthread_mutex_lock(&control);
+    guard_required = true;
+    install_guard();
+    pthread_mutex_unlock(&control);
+}
+
+int fp_fatal_enable(const struct fp_fatal_config *config)
+{
+    int error = 0;
+    pthread_mutex_lock(&control);
+    struct fp_fatal_config *free_one = atomic_load(&published) == &configs[0] ? &configs[1] : &configs[0];
+    *free_one = *config;
+    atomic_store(&published, free_one);
+    for (size_t i = 0; i < FP_COUNT(fatals) && error == 0; i++)
+        error = install(&fatals[i]);
+    pthread_mutex_unlock(&control);
+    return error;
+}
+
+bool fp_fatal_disable(void)
+{
+    pthread_mutex_lock(&control);
+    bool was = atomic_exchange(&published, NULL) != NULL;
+    for (size_t i = 0; was && i < FP_COUNT(fatals); i++)
+        if (!(fatals[i].guard && guard_required))
+            restore(&fatals[i]);
+    pthread_mutex_unlock(&control);
+    return was;
+}
+
+bool fp_fatal_is_enabled(void)
+{
+    return atomic_load(&published) != NULL;
+}
+
+/* Sent by a process or thread (kill, tgkill, sigqueue), not raised by an instruction: man 2 sigaction, si_code. */
+static bool was_sent(const siginfo_t *info)
+{
+    return info->si_code <= 0;
+}
+
+static void resend(int signo, siginfo_t *info)
+{
+    pid_t pid = getpid();
+    if (syscall(SYS_rt_tgsigqueueinfo, pid, (pid_t)syscall(SYS_gettid), signo, info) != 0)
+        syscall(SYS_tgkill, pid, (pid_t)syscall(SYS_gettid), signo);
+}
+
+/* Gives one signal back to who had it before: an instruction that faulted will fault again when we return. */
+static void hand_back(struct fatal *f, siginfo_t *info)
+{
+    restore(f);
+    if (was_sent(info))
+        resend(f->signo, info);
+}
+
+/* While only the guard is on: as if we weren't there.  A previous handler is called, so that the guard stays; SIG_DFL
+   and SIG_IGN are put back. */
+static void pass_on(struct fatal *f, siginfo_t *info, void *context)
+{
+    const struct sigaction *p = &f->previous;
+    sigset_t mask = p->sa_mask, before;
+
+    if (p->sa_handler == SIG_DFL || p->sa_handler == SIG_IGN) {
+        if (p->sa_handler == SIG_DFL || !was_sent(info))
+            hand_back(f, info);
+        return;
+    }
+    if (!(p->sa_flags & SA_NODEFER))
+        sigaddset(&mask, f->signo);
+    pthread_sigmask(SIG_BLOCK, &mask, &before);
+    if (p->sa_flags & SA_SIGINFO)
+        p->sa_sigaction(f->signo, info, context);
+    else
+        p->sa_handler(f->signo);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static size_t append(char *to, size_t at, const char *text)
+{
+    size_t n = strlen(text);
+    memcpy(to + at, text, n);
+    return at + n;
+}
+
+static void report(const struct fp_fatal_config *config, const struct fatal *f)
+{
+    char header[80];
+    size_t n = append(header, 0, "Fatal Python error: ");
+    n = append(header, n, f->name);
+    n = append(header, n, "\n\n");
+    const struct fp_dump_caller caller = {(uint64_t)pthread_self(), true};
+    (void)fp_dump(config->target, &config->dump, &caller, header, n, true);
+}
+
+/* Takes a place among those that crashed while a report is written, and waits for its end. */
+static void wait_for_reporter(int signo, int64_t budget_ns)
+{
+    const struct timespec pause = {0, 1000000};
+    int64_t start = fp_now_ns();
+    for (int i = 0; i < WAITERS; i++) {
+        uint64_t nobody = 0;
+        if (atomic_compare_exchange_strong(&waiters[i].thread_id, &nobody, (uint64_t)pthread_self())) {
+            atomic_store(&waiters[i].signo, signo);
+            break;
+        }
+    }
+    while (atomic_load(&reporter) != 0 && fp_now_ns() - start < budget_ns)
+        nanosleep(&pause, NULL);
+}
+
+/* "Thread 0x... crashed too: Aborted" for each thread that waits. */
+static void name_waiters(const struct fp_fatal_config *config)
+{
+    struct fp_session *s = NULL;
+    for (int i = 0; i < WAITERS; i++) {
+        int signo = atomic_exchange(&waiters[i].signo, 0);
+        if (signo == 0)
+            continue;
+        if (s == NULL) {
+            s = fp_session_acquire(config->target, true, config->dump.budget_ns);
+            if (s == NULL)
+                return;
+            fp_out_init(s->out, config->dump.fd, fp_now_ns() + config->dump.budget_ns);
+            FP_OUT_LITERAL(s->out, "\n");
+        }
+        FP_OUT_LITERAL(s->out, "Thread ");
+        fp_out_hex(s->out, atomic_load(&waiters[i].thread_id), 16);
+        FP_OUT_LITERAL(s->out, " crashed too: ");
+        const struct fatal *f = find(signo);
+        fp_out_bytes(s->out, f->name, strlen(f->name));
+        FP_OUT_LITERAL(s->out, "\n");
+    }
+    if (s != NULL) {
+        fp_out_flush(s->out);
+        fp_session_release(s);
+    }
+}
+
+/* A fault in our own code outside of the guard: end in the signal that the report was about. */
+static atomic_int reported_signo;
+
+static void give_up(struct fatal *f, siginfo_t *info)
+{
+    struct fatal *first = find(atomic_load(&reported_signo));
+    restore(f);
+    if (first == NULL || first == f) {
+        hand_back(f, info);
+        return;
+    }
+    restore(first);
+    syscall(SYS_tgkill, getpid(), (pid_t)syscall(SYS_gettid), first->signo);
+}
+
+static void on_fatal(int signo, siginfo_t *info, void *context)
+{
+    ucontext_t *uc = context;
+    struct fatal *f = find(signo);
+    greg_t *pc = &uc->uc_mcontext.gregs[REG_RIP];
+
+    uintptr_t fixup = f->guard && !was_sent(info) ? fp_guard_fixup((uintptr_t)*pc) : 0;
+    if (fixup != 0) {
+        *pc = (greg_t)fixup;
+        return;
+    }
+    int saved = errno, self = (int)syscall(SYS_gettid), nobody = 0;
+    struct fp_fatal_config *current = atomic_load(&published);
+    if (current == NULL) {
+        pass_on(f, info, context);
+        errno = saved;
+        return;
+    }
+    const struct fp_fatal_config config = *current;
+    while (!atomic_compare_exchange_strong(&reporter, &nobody, self)) {
+        if (nobody == self) {
+            give_up(f, info);
+            errno = saved;
+            return;
+        }
+        wait_for_reporter(signo, config.dump.budget_ns);
+        nobody = 0;
+        if (atomic_load(&reporter) != 0)
+            break; /* the other report hangs: this thread's own fate goes on */
+    }
+    if (atomic_load(&reporter) == self) {
+        atomic_store(&reported_signo, signo);
+        report(&config, f);
+        name_waiters(&config);
+        atomic_store(&reported_signo, 0);
+    }
+    /* Only a process that goes on (a previous handler) gives the turn to the next thread. */
+    bool dies = f->previous.sa_handler == SIG_DFL;
+    hand_back(f, info);
+    if (!dies)
+        atomic_store(&reporter, 0);
+    errno = saved;
+}

@@ -1,0 +1,28 @@
+/* The fatal signals and the guard: who owns the handlers, and what happens after a report. */
+#ifndef FP_SIGNALS_H
+#define FP_SIGNALS_H
+
+#include "trigger/dump.h"
+
+/* What the handler of a fatal signal does; copied when enabled. */
+struct fp_fatal_config {
+    const struct fp_target *target;
+    struct fp_dump_options dump;
+};
+
+/* Normal context, any thread.  Installs the handlers of SIGSEGV and SIGBUS for guarded reads if they aren't ours now. */
+FP_HIDDEN void fp_guard_require(void);
+/* Is the handler of SIGSEGV and SIGBUS ours, and are both unblocked in this thread?  Any context. */
+FP_HIDDEN bool fp_guard_ready(void);
+
+/* Normal context, any thread.  Installs the handlers of all fatal signals, or only replaces the configuration when they
+   are installed.  0, or an errno value. */
+FP_HIDDEN int fp_fatal_enable(const struct fp_fatal_config *config);
+/* Gives the signals back to who had them before; the guard stays if something else required it.  Was it enabled? */
+FP_HIDDEN bool fp_fatal_disable(void);
+FP_HIDDEN bool fp_fatal_is_enabled(void);
+
+/* Is this one of the signals that enable() handles? */
+FP_HIDDEN bool fp_fatal_handles(int signo);
+
+#endif

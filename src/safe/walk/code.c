@@ -1,0 +1,98 @@
+/* From a frame to its file, line and name.  Any context. */
+#include <string.h>
+
+#include "walk/walk.h"
+
+enum { ARENA_LOW = 2 * 500 * 10 }; /* two texts of the default limit, escaped */
+
+/* Byte offset of the instruction; false if it doesn't lie in the code object. */
+static bool lasti_of(struct fp_walk *w, const struct fp_raw *raw, int32_t *lasti)
+{
+    const struct fp_layout *l = &w->target->layout;
+    uint64_t size;
+
+    if (l->instr_kind != FP_INSTR_POINTER) {
+        int32_t scale = l->instr_kind == FP_INSTR_UNITS ? 2 : 1;
+        fp_addr code = fp_load64(w->reader, raw->code + (fp_addr)l->code_bytes);
+        size = fp_load64(w->reader, code + (fp_addr)l->var_size);
+        *lasti = (int32_t)raw->instr * scale;
+        return *lasti >= -2 && (*lasti < 0 || (uint64_t)*lasti < size);
+    }
+    size = 2 * fp_load64(w->reader, raw->code + (fp_addr)l->code_size);
+    int64_t offset = (int64_t)(raw->instr - (raw->code + (fp_addr)l->code_adaptive));
+    if (l->code_tlbc >= 0) {
+        fp_addr array = fp_load64(w->reader, raw->code + (fp_addr)l->code_tlbc);
+        uint32_t index = fp_load32(w->reader, raw->frame + (fp_addr)l->frame_tlbc_index);
+        if (index != 0 && index < fp_load64(w->reader, array))
+            offset = (int64_t)(raw->instr - fp_load64(w->reader, array + 8 + 8 * (fp_addr)index));
+    }
+    *lasti = (int32_t)offset;
+    return offset >= -2 && offset < (int64_t)size && size < INT32_MAX;
+}
+
+/* 3.9: f_lineno while the frame is traced; 3.10: f_lineno unless 0.  0: look into the line table. */
+static int32_t line_of_frame(struct fp_walk *w, const struct fp_raw *raw)
+{
+    const struct fp_layout *l = &w->target->layout;
+    if (l->frame_lineno < 0)
+        return 0;
+    if (l->instr_kind == FP_INSTR_BYTES && fp_load64(w->reader, raw->frame + (fp_addr)l->frame_trace) == 0)
+        return 0;
+    return (int32_t)fp_load32(w->reader, raw->frame + (fp_addr)l->frame_lineno);
+}
+
+static int32_t line_of(struct fp_walk *w, const struct fp_raw *raw, int32_t lasti)
+{
+    const struct fp_layout *l = &w->target->layout;
+    int32_t line = line_of_frame(w, raw);
+    if (line > 0)
+        return line;
+    int32_t first = (int32_t)fp_load32(w->reader, raw->code + (fp_addr)l->code_firstlineno);
+    fp_addr table = fp_load64(w->reader, raw->code + (fp_addr)l->code_linetable);
+    if (!fp_type_is(w, table, w->target->bytes_type))
+        return -1;
+    uint64_t size = fp_load64(w->reader, table + (fp_addr)l->var_size);
+    if (fp_reader_faulted(w->reader) || size > INT32_MAX)
+        return -1;
+    return fp_line_find(w, table + (fp_addr)l->bytes_data, size, first, lasti);
+}
+
+/* Room for the next frame's texts: what was remembered goes when the arena is full, or when it may have changed. */
+static void make_room(struct fp_walk *w)
+{
+    if (w->exact && !w->slots_stale && w->arena_used + ARENA_LOW <= FP_TEXT_ARENA)
+        return;
+    w->arena_used = 0;
+    w->slots_stale = !w->exact;
+    if (w->exact)
+        memset(w->slots, 0, sizeof(w->slots));
+}
+
+void fp_frame_decode(struct fp_walk *w, const struct fp_raw *raw, struct fp_frame *out)
+{
+    const struct fp_layout *l = &w->target->layout;
+    struct fp_reader *r = w->reader;
+
+    *out = (struct fp_frame){.code = raw->code, .lasti = -1, .line = -1};
+    make_room(w);
+    if (!fp_type_is(w, raw->code, w->target->code_type)) {
+        w->bad_address = raw->code;
+        out->status = FP_NOT_A_CODE;
+        return;
+    }
+    bool inside = lasti_of(w, raw, &out->lasti);
+    fp_addr file = fp_load64(r, raw->code + (fp_addr)l->code_filename);
+    fp_addr name = fp_load64(r, raw->code + (fp_addr)l->code_name);
+    if (fp_reader_faulted(r)) {
+        w->bad_address = raw->code;
+        out->status = FP_UNREADABLE;
+        return;
+    }
+    out->status = inside ? FP_OK : FP_NOT_A_FRAME;
+    if (inside)
+        out->line = line_of(w, raw, out->lasti);
+    enum fp_status got = fp_text_read(w, file, &out->file);
+    enum fp_status got_name = fp_text_read(w, name, &out->name);
+    if (out->status == FP_OK)
+        out->status = got != FP_OK ? got : got_name;
+}

@@ -1,0 +1,136 @@
+/* Interpreters and thread states: the lists, and whether a thread state is still in one.  Any context. */
+#include <string.h>
+#include <time.h>
+
+#include "walk/walk.h"
+
+int64_t fp_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+void fp_walk_init(struct fp_walk *w, struct fp_reader *reader, const struct fp_target *target, bool exact)
+{
+    w->reader = reader;
+    w->target = target;
+    w->exact = exact;
+    w->max_chars = 500;
+    w->deadline_ns = INT64_MAX;
+    w->bad_address = 0;
+    w->n_raw = w->n_known = 0;
+    w->arena_used = 0;
+    w->slots_stale = true;
+}
+
+static fp_addr link_load(struct fp_walk *w, fp_addr object, int32_t offset)
+{
+    if (object == 0)
+        return 0;
+    fp_addr value = fp_load64(w->reader, object + (fp_addr)offset);
+    return fp_reader_faulted(w->reader) || value % 8 != 0 ? 0 : value;
+}
+
+fp_addr fp_interp_first(struct fp_walk *w)
+{
+    return link_load(w, w->target->runtime, w->target->layout.runtime_interpreters_head);
+}
+
+fp_addr fp_interp_next(struct fp_walk *w, fp_addr interp)
+{
+    return link_load(w, interp, w->target->layout.interp_next);
+}
+
+fp_addr fp_thread_first(struct fp_walk *w, fp_addr interp)
+{
+    return link_load(w, interp, w->target->layout.interp_threads_head);
+}
+
+fp_addr fp_thread_next(struct fp_walk *w, fp_addr tstate)
+{
+    return link_load(w, tstate, w->target->layout.tstate_next);
+}
+
+/* The list is doubly linked: the thread state before this one, or the list's head, must point at it. */
+static bool linked(struct fp_walk *w, fp_addr tstate, fp_addr interp)
+{
+    const struct fp_layout *l = &w->target->layout;
+    fp_addr prev = fp_load64(w->reader, tstate + (fp_addr)l->tstate_prev);
+    fp_addr back = prev ? fp_load64(w->reader, prev + (fp_addr)l->tstate_next)
+                        : fp_load64(w->reader, interp + (fp_addr)l->interp_threads_head);
+    return !fp_reader_faulted(w->reader) && back == tstate;
+}
+
+enum fp_status fp_thread_read(struct fp_walk *w, fp_addr tstate, struct fp_thread *out)
+{
+    const struct fp_layout *l = &w->target->layout;
+    struct fp_reader *r = w->reader;
+
+    memset(out, 0, sizeof(*out));
+    out->tstate = tstate;
+    out->interp = fp_load64(r, tstate + (fp_addr)l->tstate_interp);
+    out->thread_id = fp_load64(r, tstate + (fp_addr)l->tstate_thread_id);
+    if (l->tstate_native_id >= 0)
+        out->native_id = fp_load64(r, tstate + (fp_addr)l->tstate_native_id);
+    if (fp_reader_faulted(r))
+        return FP_UNREADABLE;
+    out->interp_id = (int64_t)fp_load64(r, out->interp + (fp_addr)l->interp_id);
+    out->collecting = fp_load32(r, out->interp + (fp_addr)l->interp_gc_collecting) != 0;
+    if (fp_reader_faulted(r))
+        return FP_UNREADABLE;
+    return linked(w, tstate, out->interp) ? FP_OK : FP_ENDED;
+}
+
+bool fp_thread_alive(struct fp_walk *w, const struct fp_thread *t)
+{
+    const struct fp_layout *l = &w->target->layout;
+    fp_addr interp = fp_load64(w->reader, t->tstate + (fp_addr)l->tstate_interp);
+    fp_addr id = fp_load64(w->reader, t->tstate + (fp_addr)l->tstate_thread_id);
+    return !fp_reader_faulted(w->reader) && interp == t->interp && id == t->thread_id && linked(w, t->tstate, interp);
+}
+
+fp_addr fp_gil_holder(struct fp_walk *w, fp_addr interp)
+{
+    const struct fp_layout *l = &w->target->layout;
+    struct fp_reader *r = w->reader;
+    fp_addr holder = 0;
+
+    if (w->target->free_threaded)
+        return 0;
+    if (l->runtime_tstate_current >= 0) {
+        holder = fp_load64(r, w->target->runtime + (fp_addr)l->runtime_tstate_current);
+    }
+    else {
+        fp_addr gil = fp_load64(r, interp + (fp_addr)l->interp_gil);
+        if (fp_load32(r, gil + (fp_addr)l->gil_locked) == 1)
+            holder = fp_load64(r, gil + (fp_addr)l->gil_last_holder);
+    }
+    return fp_reader_faulted(r) ? 0 : holder;
+}
+
+static bool attached(struct fp_walk *w, fp_addr interp, fp_addr tstate)
+{
+    const struct fp_layout *l = &w->target->layout;
+    if (l->tstate_status < 0)
+        return fp_gil_holder(w, interp) == tstate;
+    uint32_t status = fp_load32(w->reader, tstate + (fp_addr)l->tstate_status);
+    return !fp_reader_faulted(w->reader) && (status & (uint32_t)l->tstate_status_active) != 0;
+}
+
+fp_addr fp_thread_of(struct fp_walk *w, uint64_t thread_id)
+{
+    fp_addr found = 0;
+    int interps = 0, threads = 0;
+
+    for (fp_addr i = fp_interp_first(w); i != 0 && interps++ < FP_INTERPS_MAX; i = fp_interp_next(w, i))
+        for (fp_addr t = fp_thread_first(w, i); t != 0 && threads++ < FP_THREADS_MAX; t = fp_thread_next(w, t)) {
+            uint64_t id = fp_load64(w->reader, t + (fp_addr)w->target->layout.tstate_thread_id);
+            if (fp_reader_faulted(w->reader) || id != thread_id)
+                continue;
+            if (attached(w, i, t))
+                return t;
+            found = found ? found : t;
+        }
+    return found;
+}

@@ -1,0 +1,118 @@
+/* Reading interpreters, threads, frames, code objects and strings through a reader: bounded, cycle-proof, checked.
+ * Any context, signal handlers included; no allocation: all memory is in struct fp_walk.
+ */
+#ifndef FP_WALK_H
+#define FP_WALK_H
+
+#include "layout/layout.h"
+#include "model/model.h"
+
+enum {
+    FP_CHAIN_MAX = 1024,      /* frames read as one consistent piece */
+    FP_TEXT_ARENA = 48 << 10, /* bytes for the texts of the frames being shown */
+    FP_TEXT_SLOTS = 128,      /* remembered texts; a power of 2 */
+    FP_THREADS_MAX = 1 << 20, /* links followed in a thread list before it counts as a cycle */
+    FP_INTERPS_MAX = 1 << 12,
+    FP_DEPTH_MAX = 1 << 24, /* links followed in a frame chain before it counts as a cycle */
+};
+
+/* A frame as read, before its code object is looked at. */
+struct fp_raw {
+    fp_addr frame, previous, code, instr;
+    uint8_t owner;
+    uint8_t is_entry;
+};
+
+/* A text remembered by the address of its str object; only while nothing can change (fp_walk.exact). */
+struct fp_text_slot {
+    fp_addr object;
+    struct fp_text text;
+};
+
+struct fp_walk {
+    struct fp_reader *reader;
+    const struct fp_target *target;
+    bool exact;          /* the threads that are read stand still: the GIL is held, or it is the calling thread */
+    uint32_t max_chars;  /* characters of a string */
+    int64_t deadline_ns; /* CLOCK_MONOTONIC; a walk that reaches it ends with FP_TIME */
+    fp_addr bad_address; /* what could not be read, for the report */
+
+    /* The chain of the thread that is read: raw[0] is the most recent frame. */
+    uint32_t n_raw;
+    bool raw_complete; /* the chain's root is in raw; else more frames follow after raw[n_raw - 1] */
+    enum fp_status raw_status;
+    struct fp_raw raw[FP_CHAIN_MAX];
+    struct fp_raw known[FP_CHAIN_MAX]; /* the first reading, see snapshot.c */
+    uint32_t n_known;
+
+    uint32_t arena_used;
+    bool slots_stale; /* the arena has been used for other texts since the slots were filled */
+    struct fp_text_slot slots[FP_TEXT_SLOTS];
+    char arena[FP_TEXT_ARENA];
+};
+
+/* Gets a walk ready: forgets all texts. */
+FP_HIDDEN void fp_walk_init(struct fp_walk *walk, struct fp_reader *reader, const struct fp_target *target, bool exact);
+
+/* threads.c */
+FP_HIDDEN fp_addr fp_interp_first(struct fp_walk *walk);
+FP_HIDDEN fp_addr fp_interp_next(struct fp_walk *walk, fp_addr interp);
+FP_HIDDEN fp_addr fp_thread_first(struct fp_walk *walk, fp_addr interp);
+FP_HIDDEN fp_addr fp_thread_next(struct fp_walk *walk, fp_addr tstate);
+/* Fills the record of a thread state; FP_OK, FP_UNREADABLE, or FP_ENDED if its links don't fit. */
+FP_HIDDEN enum fp_status fp_thread_read(struct fp_walk *walk, fp_addr tstate, struct fp_thread *out) FP_MUST_CHECK;
+/* Is the thread state still in its interpreter's list, with the same thread?  Constant time. */
+FP_HIDDEN bool fp_thread_alive(struct fp_walk *walk, const struct fp_thread *thread);
+/* The thread state of an OS thread: of several the attached one; 0 if there is none. */
+FP_HIDDEN fp_addr fp_thread_of(struct fp_walk *walk, uint64_t thread_id);
+/* The thread state that holds the GIL of an interpreter; 0: nobody, or a free-threaded build. */
+FP_HIDDEN fp_addr fp_gil_holder(struct fp_walk *walk, fp_addr interp);
+
+/* frames.c: reads the chain of a thread that stands still into walk->raw, from its top (from == 0) or from a frame. */
+FP_HIDDEN enum fp_status fp_chain_read(struct fp_walk *walk, fp_addr tstate, fp_addr from, uint32_t max) FP_MUST_CHECK;
+/* The top frame as the thread state says; 0: none.  *cframe: where that stood (FP_FRAME_CFRAME), else 0. */
+FP_HIDDEN fp_addr fp_chain_top(struct fp_walk *walk, fp_addr tstate, fp_addr *cframe);
+/* Reads one frame record; the caller asks the reader whether that failed.  Inline: the loads of several frames must not
+   wait for each other. */
+static inline void fp_raw_read(struct fp_walk *w, fp_addr frame, struct fp_raw *out)
+{
+    const struct fp_layout *l = &w->target->layout;
+    struct fp_reader *r = w->reader;
+
+    out->frame = frame;
+    out->previous = fp_load64(r, frame + (fp_addr)l->frame_previous);
+    out->code = fp_load64(r, frame + (fp_addr)l->frame_code) & ~(fp_addr)l->frame_code_tag;
+    if (l->instr_kind == FP_INSTR_POINTER) {
+        out->instr = fp_load64(r, frame + (fp_addr)l->frame_instr);
+        out->owner = fp_load8(r, frame + (fp_addr)l->frame_owner);
+        out->is_entry = l->frame_is_entry >= 0 ? fp_load8(r, frame + (fp_addr)l->frame_is_entry) : 0;
+    }
+    else {
+        out->instr = fp_load32(r, frame + (fp_addr)l->frame_instr);
+        out->owner = out->is_entry = 0;
+    }
+}
+/* Is this frame the interpreter's own, which no traceback shows? */
+FP_HIDDEN bool fp_raw_hidden(const struct fp_walk *walk, const struct fp_raw *raw);
+
+/* snapshot.c: reads the chain of a thread that runs; FP_OK, FP_CHANGED (raw holds the part that is certain), ... */
+FP_HIDDEN enum fp_status fp_snapshot_read(struct fp_walk *walk, fp_addr tstate) FP_MUST_CHECK;
+
+/* code.c: file, line and name of a frame; out->status says what is missing.  Texts live until the next call. */
+FP_HIDDEN void fp_frame_decode(struct fp_walk *walk, const struct fp_raw *raw, struct fp_frame *out);
+
+/* text.c */
+FP_HIDDEN enum fp_status fp_text_read(struct fp_walk *walk, fp_addr str, struct fp_text *out) FP_MUST_CHECK;
+FP_HIDDEN bool fp_type_is(struct fp_walk *walk, fp_addr object, fp_addr type);
+
+/* lines.c: the line of the instruction at byte offset `lasti` in a line table of `size` bytes at `table`; -1: none. */
+FP_HIDDEN int32_t fp_line_find(struct fp_walk *walk, fp_addr table, uint64_t size, int32_t first_line, int32_t lasti);
+
+/* modules.c: calls `show` with each extension module outside of the standard library; returns how many. */
+FP_HIDDEN uint32_t fp_modules_each(struct fp_walk *walk, fp_addr interp,
+                                   void (*show)(void *context, const struct fp_text *name), void *context);
+
+/* CLOCK_MONOTONIC in nanoseconds (the vDSO call of man 7 signal-safety's list). */
+FP_HIDDEN int64_t fp_now_ns(void);
+
+#endif
