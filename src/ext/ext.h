@@ -5,7 +5,16 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <signal.h>
+
+#include "trigger/altstack.h"
 #include "trigger/signals.h"
+
+/* What an interpreter keeps alive for the descriptors in use. */
+struct fp_ext_state {
+    PyObject *enable_file, *later_file;
+    PyObject *user_files[NSIG];
+};
 
 /* target.c.  The process's target once it has been found and checked; the status says why it can't be used. */
 enum fp_status fp_ext_start(void);
@@ -41,6 +50,18 @@ int fp_ext_options_check(const struct fp_ext_options *options, struct fp_dump_op
 #else
 #define FP_C_STACK_DEFAULT "False"
 #endif
+
+/* The trailing keyword-only arguments of every function that dumps, as a format and as addresses. */
+#define FP_LIMITS "$nnn"
+#define FP_LIMIT_KEYWORDS "max_threads", "max_frames", "max_chars", NULL
+#define FP_LIMIT_ADDRESSES(o) &(o).max_threads, &(o).max_frames, &(o).max_chars
+
+/* timed.c: dump_traceback_later, cancel_dump_traceback_later, register, unregister */
+extern PyMethodDef fp_ext_timed_methods[];
+
+/* altstack.c: each Python thread that starts from now on gets an alternate stack, and those that run get one now. */
+void fp_ext_altstack_start(enum fp_altstack_scope scope);
+void fp_ext_altstack_stop(void);
 
 /* crash.c: the private functions that crash, for tests. */
 extern PyMethodDef fp_ext_crash_methods[];

@@ -11,6 +11,7 @@ struct dump {
     struct fp_walk *walk;
     struct fp_out *out;
     const struct fp_dump_options *options;
+    const struct fp_dump_caller *caller;
     fp_addr current;   /* the current thread's state; 0: none */
     fp_addr held_gil;  /* interpreters whose GIL is this one stand still; 0: none does */
     bool current_own;  /* the current thread is the calling one */
@@ -240,6 +241,18 @@ static bool current_in_reach(struct dump *d, fp_addr interp)
     return false;
 }
 
+static bool told_to_stop(struct dump *d)
+{
+    const struct fp_dump_caller *c = d->caller;
+    if (c->stop != NULL && __atomic_load_n(c->stop, __ATOMIC_RELAXED) != c->stop_if_not)
+        return true;
+    if (fp_now_ns() <= d->walk->deadline_ns)
+        return false;
+    FP_OUT_LITERAL(d->out, "\n");
+    fp_text_end(d->out, FP_TIME, 0);
+    return true;
+}
+
 /* The threads of one interpreter; false when the report is at its end. */
 static bool show_interp(struct dump *d, fp_addr interp, bool skip_current, uint64_t *budget)
 {
@@ -250,11 +263,8 @@ static bool show_interp(struct dump *d, fp_addr interp, bool skip_current, uint6
             FP_OUT_LITERAL(d->out, "\n...\n");
             return false;
         }
-        if (fp_now_ns() > d->walk->deadline_ns) {
-            FP_OUT_LITERAL(d->out, "\n");
-            fp_text_end(d->out, FP_TIME, 0);
+        if (told_to_stop(d))
             return false;
-        }
         next = fp_thread_next(d->walk, t);
         if (!(skip_current && t == d->current)) {
             show_thread(d, t);
@@ -274,12 +284,25 @@ static fp_addr interp_of(struct fp_walk *w, fp_addr tstate)
     return fp_reader_faulted(w->reader) ? 0 : interp;
 }
 
-/* The interpreter of the current thread first, then the others. */
+/* Whose threads come first: the current thread's interpreter, the caller's, the main one (the oldest, last listed). */
+static fp_addr first_interp(struct dump *d)
+{
+    fp_addr own = interp_of(d->walk, d->current), last = 0;
+    int interps = 0;
+    for (fp_addr i = fp_interp_first(d->walk); i != 0 && interps++ < FP_INTERPS_MAX; i = fp_interp_next(d->walk, i)) {
+        if (i == d->caller->interp && own == 0)
+            own = i;
+        last = i;
+    }
+    return own ? own : last;
+}
+
+/* That interpreter first, then the others. */
 static void show_all(struct dump *d)
 {
     uint64_t budget = d->options->max_threads;
-    fp_addr own = interp_of(d->walk, d->current);
-    bool skip = own != 0 && !current_in_reach(d, own);
+    fp_addr own = first_interp(d);
+    bool skip = d->current != 0 && !current_in_reach(d, own);
     int interps = 0;
 
     if (skip)
@@ -321,9 +344,7 @@ static void show_module(void *context, const struct fp_text *name)
 static void show_modules(struct dump *d)
 {
     struct module_list list = {d->out, 0};
-    fp_addr interp = interp_of(d->walk, d->current);
-    for (fp_addr i = interp ? 0 : fp_interp_first(d->walk); i != 0; i = fp_interp_next(d->walk, i))
-        interp = i; /* the main interpreter is the oldest, and the list starts with the newest */
+    fp_addr interp = first_interp(d);
     if (interp == 0)
         return;
     fp_modules_each(d->walk, interp, show_module, &list);
@@ -340,7 +361,7 @@ enum fp_status fp_dump(const struct fp_target *target, const struct fp_dump_opti
     struct fp_session *s = fp_session_acquire(target, true, options->budget_ns);
     if (s == NULL)
         return FP_NO_READER;
-    struct dump d = {.session = s, .walk = &s->walk, .out = s->out, .options = options};
+    struct dump d = {.session = s, .walk = &s->walk, .out = s->out, .options = options, .caller = caller};
     s->walk.deadline_ns = fp_now_ns() + options->budget_ns;
     s->walk.max_chars = options->max_chars;
     fp_out_init(d.out, options->fd, s->walk.deadline_ns);

@@ -31,6 +31,10 @@ struct fp_dump_options {
 struct fp_dump_caller {
     uint64_t thread_id;  /* pthread_self() of the thread whose stack is "current"; 0: no thread is */
     bool is_this_thread; /* that thread is the calling one, so that its stack stands still */
+    fp_addr interp;      /* without a current thread: the interpreter whose threads come first; 0: the main one */
+    /* The dump stops between two threads when *stop is no longer stop_if_not; NULL: it doesn't. */
+    const uint64_t *stop;
+    uint64_t stop_if_not;
 };
 
 /* Writes the stacks.  `header` goes first, as it is.  Returns FP_OK, or why there is less than asked for. */

@@ -207,7 +207,7 @@ static void report(const struct fp_fatal_config *config, const struct fatal *f)
     size_t n = append(header, 0, "Fatal Python error: ");
     n = append(header, n, f->name);
     n = append(header, n, "\n\n");
-    const struct fp_dump_caller caller = {(uint64_t)pthread_self(), true};
+    const struct fp_dump_caller caller = {.thread_id = (uint64_t)pthread_self(), .is_this_thread = true};
     (void)fp_dump(config->target, &config->dump, &caller, header, n, true);
 }
 
