@@ -101,7 +101,9 @@ int fp_ext_options_check(const struct fp_ext_options *o, struct fp_dump_options 
         .max_frames = (uint64_t)o->max_frames,
         .max_chars = o->max_chars > UINT32_MAX ? UINT32_MAX : (uint32_t)o->max_chars,
         .budget_ns = 10000000000,
-        .style = {.thread_names = PY_VERSION_HEX >= 0x030e0000, .modules = PY_VERSION_HEX >= 0x030a0000},
+        .style = {.thread_names = PY_VERSION_HEX >= 0x030e0000,
+                  .fpe_hyphen = PY_VERSION_HEX >= 0x030d0000,
+                  .modules = PY_VERSION_HEX >= 0x030a0000},
     };
     return 0;
 }

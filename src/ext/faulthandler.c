@@ -40,7 +40,7 @@ static PyObject *dump_traceback(PyObject *module, PyObject *args, PyObject *kwar
     dump.fd = fp_ext_fileno(o.file, &keep);
     if (dump.fd < 0)
         return NULL;
-    fp_guard_require();
+    fp_guard_require_once();
     const struct fp_dump_caller caller = {.thread_id = (uint64_t)pthread_self(), .is_this_thread = true};
     enum fp_status status = fp_dump(fp_ext_target(), &dump, &caller, "", 0, false);
     Py_XDECREF(keep);

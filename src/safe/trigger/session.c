@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <signal.h>
 #include <stdatomic.h>
+#include <string.h>
 #include <time.h>
 
 #include "trigger/dump.h"
@@ -65,6 +66,8 @@ struct fp_session *fp_session_acquire(const struct fp_target *target, bool exact
         fp_session_release(s);
         return NULL;
     }
+    memset(s->rows, 0, sizeof(s->rows));
+    s->row_used = 0;
     fp_walk_init(&s->walk, &s->reader, target, exact);
     return s;
 }

@@ -39,7 +39,7 @@ static struct fatal {
 };
 
 static pthread_mutex_t control = PTHREAD_MUTEX_INITIALIZER; /* normal context only */
-static bool guard_required;                                 /* under control */
+static atomic_bool guard_required;                          /* written under control */
 static struct fp_fatal_config configs[2];                   /* the one that isn't published is free for writing */
 static _Atomic(struct fp_fatal_config *) published;         /* NULL: not enabled */
 
@@ -112,6 +112,12 @@ static void install_guard(void)
     for (size_t i = 0; i < FP_COUNT(fatals); i++)
         if (fatals[i].guard)
             (void)install(&fatals[i]);
+}
+
+void fp_guard_require_once(void)
+{
+    if (!atomic_load_explicit(&guard_required, memory_order_relaxed))
+        fp_guard_require();
 }
 
 void fp_guard_require(void)
@@ -201,11 +207,16 @@ static size_t append(char *to, size_t at, const char *text)
     return at + n;
 }
 
+static const char *name_of(const struct fatal *f, const struct fp_style *style)
+{
+    return f->signo == SIGFPE && !style->fpe_hyphen ? "Floating point exception" : f->name;
+}
+
 static void report(const struct fp_fatal_config *config, const struct fatal *f)
 {
     char header[80];
     size_t n = append(header, 0, "Fatal Python error: ");
-    n = append(header, n, f->name);
+    n = append(header, n, name_of(f, &config->dump.style));
     n = append(header, n, "\n\n");
     const struct fp_dump_caller caller = {.thread_id = (uint64_t)pthread_self(), .is_this_thread = true};
     (void)fp_dump(config->target, &config->dump, &caller, header, n, true);
@@ -245,8 +256,8 @@ static void name_waiters(const struct fp_fatal_config *config)
         FP_OUT_LITERAL(s->out, "Thread ");
         fp_out_hex(s->out, atomic_load(&waiters[i].thread_id), 16);
         FP_OUT_LITERAL(s->out, " crashed too: ");
-        const struct fatal *f = find(signo);
-        fp_out_bytes(s->out, f->name, strlen(f->name));
+        const char *name = name_of(find(signo), &config->dump.style);
+        fp_out_bytes(s->out, name, strlen(name));
         FP_OUT_LITERAL(s->out, "\n");
     }
     if (s != NULL) {
