@@ -13,6 +13,7 @@
 /* What an interpreter keeps alive for the descriptors in use. */
 struct fp_ext_state {
     PyObject *enable_file, *later_file;
+    PyObject *standard; /* the standard library's module, which knows its own error messages */
     PyObject *user_files[NSIG];
 };
 
@@ -43,6 +44,15 @@ int fp_ext_options_check(const struct fp_ext_options *options, struct fp_dump_op
 #else
 #define FP_FLAG "i"
 #endif
+/* The same for dump_traceback_later's flags (int before 3.15). */
+#if PY_VERSION_HEX >= 0x030f0000
+#define FP_LATER_FLAG "p"
+#else
+#define FP_LATER_FLAG "i"
+#endif
+
+/* A converter for "O&": a signal number as the running interpreter takes it. */
+int fp_ext_signo(PyObject *object, void *address);
 
 /* enable(c_stack=...) as the running interpreter has it; the text is for the signature */
 #if PY_VERSION_HEX >= 0x030e0000

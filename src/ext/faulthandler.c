@@ -158,7 +158,8 @@ static int module_exec(PyObject *module)
         return -1;
     if (status != FP_OK)
         return delegate(module, status);
-    if (PyModule_AddFunctions(module, fp_ext_timed_methods) < 0)
+    state_of(module)->standard = PyImport_ImportModule("faulthandler");
+    if (state_of(module)->standard == NULL || PyModule_AddFunctions(module, fp_ext_timed_methods) < 0)
         return -1;
     return PyModule_AddFunctions(module, fp_ext_crash_methods);
 }
@@ -168,6 +169,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     struct fp_ext_state *state = state_of(module);
     Py_VISIT(state->enable_file);
     Py_VISIT(state->later_file);
+    Py_VISIT(state->standard);
     for (int i = 0; i < NSIG; i++)
         Py_VISIT(state->user_files[i]);
     return 0;
@@ -178,6 +180,7 @@ static int module_clear(PyObject *module)
     struct fp_ext_state *state = state_of(module);
     Py_CLEAR(state->enable_file);
     Py_CLEAR(state->later_file);
+    Py_CLEAR(state->standard);
     for (int i = 0; i < NSIG; i++)
         Py_CLEAR(state->user_files[i]);
     return 0;

@@ -7,60 +7,41 @@
 #include "trigger/user.h"
 #include "trigger/watchdog.h"
 
-/* The texts of the running interpreter's errors for a timeout that is no time. */
-#if PY_VERSION_HEX >= 0x030f0000
-#define INT_TOO_LARGE "timestamp out of range for C PyTime_t"
-#define FLOAT_TOO_LARGE "timestamp out of range for C PyTime_t"
-#elif PY_VERSION_HEX >= 0x030d0000
-#define INT_TOO_LARGE "timestamp too large to convert to C PyTime_t"
-#define FLOAT_TOO_LARGE "timestamp out of range for platform time_t"
-#elif PY_VERSION_HEX >= 0x030b0000
-#define INT_TOO_LARGE "timestamp too large to convert to C _PyTime_t"
-#define FLOAT_TOO_LARGE "timestamp out of range for platform time_t"
-#else
-#define INT_TOO_LARGE "timestamp too large to convert to C _PyTime_t"
-#define FLOAT_TOO_LARGE "timestamp too large to convert to C _PyTime_t"
-#endif
-#if PY_VERSION_HEX >= 0x030f0000
-#define NOT_A_NUMBER(o) PyErr_Format(PyExc_TypeError, "must be real number, not %.200s", Py_TYPE(o)->tp_name)
-#else
-#define NOT_A_NUMBER(o) ((void)0) /* PyLong_AsLongLong has set the version's own error */
-#endif
-
-static int timeout_from_float(double seconds, int64_t *us)
+/* Raises what the standard module raises for this timeout: its messages change between patch releases. */
+static int refuse_timeout(struct fp_ext_state *state, PyObject *timeout)
 {
-    if (isnan(seconds)) {
-        PyErr_SetString(PyExc_ValueError, "Invalid value NaN (not a number)");
-        return -1;
+    PyErr_Clear();
+    PyObject *result = PyObject_CallMethod(state->standard, "dump_traceback_later", "Oii", timeout, 0, 2);
+    if (result != NULL) { /* it takes more than we do */
+        Py_DECREF(result);
+        result = PyObject_CallMethod(state->standard, "cancel_dump_traceback_later", NULL);
+        Py_XDECREF(result);
+        PyErr_SetString(PyExc_OverflowError, "timeout is too large");
     }
-    if (!(seconds < 9223372036.0 && seconds > -9223372036.0)) {
-        PyErr_SetString(PyExc_OverflowError, FLOAT_TOO_LARGE);
-        return -1;
-    }
-    double exact = seconds * 1e6; /* rounded away from zero, so that a timeout never becomes none */
-    *us = (int64_t)(exact >= 0 ? ceil(exact) : floor(exact));
-    return 0;
+    return -1;
 }
 
-/* Microseconds from an int or float of seconds. */
-static int timeout_from(PyObject *object, int64_t *us)
+/* Microseconds, rounded away from zero so that a timeout never becomes none; false: that is no time. */
+static bool timeout_us(PyObject *object, int64_t *us)
 {
-    if (PyFloat_Check(object))
-        return timeout_from_float(PyFloat_AS_DOUBLE(object), us);
+    const double most = 9223372036.0; /* seconds, INT64_MAX nanoseconds */
+    if (PyFloat_Check(object)) {
+        double seconds = PyFloat_AS_DOUBLE(object), exact = seconds * 1e6;
+        if (!(seconds < most && seconds > -most))
+            return false;
+        *us = (int64_t)(exact >= 0 ? ceil(exact) : floor(exact));
+        return *us > 0;
+    }
     long long seconds = PyLong_AsLongLong(object);
-    if (seconds == -1 && PyErr_Occurred()) {
-        if (PyErr_ExceptionMatches(PyExc_OverflowError))
-            PyErr_SetString(PyExc_OverflowError, INT_TOO_LARGE);
-        else
-            NOT_A_NUMBER(object);
-        return -1;
-    }
-    if (seconds > INT64_MAX / 1000000000 || seconds < INT64_MIN / 1000000000) {
-        PyErr_SetString(PyExc_OverflowError, INT_TOO_LARGE);
-        return -1;
-    }
+    if ((seconds == -1 && PyErr_Occurred()) || seconds <= 0 || (double)seconds >= most)
+        return false;
     *us = seconds * 1000000;
-    return 0;
+    return true;
+}
+
+static int timeout_from(struct fp_ext_state *state, PyObject *object, int64_t *us)
+{
+    return timeout_us(object, us) ? 0 : refuse_timeout(state, object);
 }
 
 static void timeout_header(char header[FP_WATCHDOG_HEADER], int64_t us)
@@ -92,14 +73,10 @@ static PyObject *dump_traceback_later(PyObject *module, PyObject *args, PyObject
     int64_t us;
 
     fp_ext_options_init(&o);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|" FP_FLAG "O" FP_FLAG FP_LIMITS ":dump_traceback_later", keywords,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|" FP_LATER_FLAG "O" FP_LATER_FLAG FP_LIMITS ":dump_traceback_later", keywords,
                                      &timeout, &repeat, &o.file, &exits, FP_LIMIT_ADDRESSES(o)) ||
-        fp_ext_options_check(&o, &config.dump) < 0 || timeout_from(timeout, &us) < 0)
+        fp_ext_options_check(&o, &config.dump) < 0 || timeout_from(state, timeout, &us) < 0)
         return NULL;
-    if (us <= 0) {
-        PyErr_SetString(PyExc_ValueError, "timeout must be greater than 0");
-        return NULL;
-    }
     config.dump.fd = fp_ext_fileno(o.file, &keep);
     if (config.dump.fd < 0)
         return NULL;
@@ -163,8 +140,8 @@ static PyObject *user_register(PyObject *module, PyObject *args, PyObject *kwarg
     int signo, chain = 0;
 
     fp_ext_options_init(&o);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|O" FP_FLAG FP_FLAG FP_LIMITS ":register", keywords, &signo,
-                                     &o.file, &o.all_threads, &chain, FP_LIMIT_ADDRESSES(o)) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|O" FP_FLAG FP_FLAG FP_LIMITS ":register", keywords,
+                                     fp_ext_signo, &signo, &o.file, &o.all_threads, &chain, FP_LIMIT_ADDRESSES(o)) ||
         fp_ext_options_check(&o, &config.dump) < 0 || check_signum(signo) < 0)
         return NULL;
     config.dump.fd = fp_ext_fileno(o.file, &keep);
@@ -181,11 +158,11 @@ static PyObject *user_register(PyObject *module, PyObject *args, PyObject *kwarg
     Py_RETURN_NONE;
 }
 
-static PyObject *user_unregister(PyObject *module, PyObject *args)
+static PyObject *user_unregister(PyObject *module, PyObject *arg)
 {
     struct fp_ext_state *state = PyModule_GetState(module);
     int signo;
-    if (!PyArg_ParseTuple(args, "i:unregister", &signo) || check_signum(signo) < 0)
+    if (!fp_ext_signo(arg, &signo) || check_signum(signo) < 0)
         return NULL;
     bool was = fp_user_unregister(signo);
     Py_CLEAR(state->user_files[signo]);
@@ -198,7 +175,7 @@ PyMethodDef fp_ext_timed_methods[] = {
      PyDoc_STR("cancel_dump_traceback_later($module, /)\n--\n\n"
                "Take back the last dump_traceback_later(); returns within about a second in any case.")},
     {"register", (PyCFunction)(void (*)(void))user_register, METH_VARARGS | METH_KEYWORDS, register_doc},
-    {"unregister", user_unregister, METH_VARARGS,
+    {"unregister", user_unregister, METH_O,
      PyDoc_STR("unregister($module, signum, /)\n--\n\nGive a signal of register() back.  True if it was registered.")},
     {NULL, NULL, 0, NULL},
 };

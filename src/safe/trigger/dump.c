@@ -39,7 +39,8 @@ static bool more_frames(struct dump *d, uint64_t shown)
 {
     if (shown < d->options->max_frames)
         return true;
-    FP_OUT_LITERAL(d->out, "  ...\n");
+    if (d->options->style.frames_cut)
+        FP_OUT_LITERAL(d->out, "  ...\n");
     return false;
 }
 

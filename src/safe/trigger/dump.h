@@ -15,6 +15,7 @@ enum {
 struct fp_style {
     bool thread_names; /* 3.14 and later */
     bool fpe_hyphen;   /* "Floating-point exception": 3.13 and later; before: "Floating point exception" */
+    bool frames_cut;   /* "  ..." after the last frame that max_frames lets through */
     bool modules;      /* the extension modules line: 3.10 and later */
 };
 
