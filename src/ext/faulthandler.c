@@ -17,11 +17,11 @@ static PyObject *refuse(enum fp_status status)
 }
 
 PyDoc_STRVAR(dump_traceback_doc,
-             "dump_traceback($module, /, file=sys.stderr, all_threads=True, *,\n"
+             "dump_traceback($module, /, file=None, all_threads=True, *,\n"
              "               max_threads=100, max_frames=100, max_chars=500)\n"
              "--\n\n"
              "Write the stacks of all threads, or of the calling one, to a file.\n\n"
-             "file: an object with fileno(), or a descriptor.  At most max_threads threads, max_frames\n"
+             "file: an object with fileno(), a descriptor, or None for sys.stderr.  At most max_threads threads, max_frames\n"
              "frames of each and max_chars characters of a name are shown; what is cut ends in '...'.");
 
 static PyObject *dump_traceback(PyObject *module, PyObject *args, PyObject *kwargs)
@@ -52,11 +52,11 @@ static PyObject *dump_traceback(PyObject *module, PyObject *args, PyObject *kwar
 }
 
 PyDoc_STRVAR(enable_doc,
-             "enable($module, /, file=sys.stderr, all_threads=True, c_stack=" FP_C_STACK_DEFAULT ", *,\n"
+             "enable($module, /, file=None, all_threads=True, c_stack=" FP_C_STACK_DEFAULT ", *,\n"
              "       max_threads=100, max_frames=100, max_chars=500, altstacks='python')\n"
              "--\n\n"
              "Write the stacks when SIGSEGV, SIGFPE, SIGABRT, SIGBUS or SIGILL arrives.\n\n"
-             "The file must stay open until disable() is called; see the documentation on descriptors.\n"
+             "file: an object with fileno(), a descriptor, or None for sys.stderr.  The file must stay open until disable() is called; see the documentation on descriptors.\n"
              "A second call replaces the options of the first.\n\n"
              "altstacks: which threads get an alternate signal stack, so that one whose stack overflows can\n"
              "report: 'python' (each that Python knows, now and later), 'all' (also those that only C code\n"
@@ -159,7 +159,9 @@ static int module_exec(PyObject *module)
     if (status != FP_OK)
         return delegate(module, status);
     state_of(module)->standard = PyImport_ImportModule("faulthandler");
-    if (state_of(module)->standard == NULL || PyModule_AddFunctions(module, fp_ext_timed_methods) < 0)
+    if (state_of(module)->standard == NULL)
+        PyErr_Clear(); /* an interpreter with a GIL of its own can't have it */
+    if (PyModule_AddFunctions(module, fp_ext_timed_methods) < 0)
         return -1;
     return PyModule_AddFunctions(module, fp_ext_crash_methods);
 }

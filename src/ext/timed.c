@@ -11,6 +11,10 @@
 static int refuse_timeout(struct fp_ext_state *state, PyObject *timeout)
 {
     PyErr_Clear();
+    if (state->standard == NULL) {
+        PyErr_SetString(PyExc_ValueError, "timeout must be a number of seconds greater than 0 and not too large");
+        return -1;
+    }
     PyObject *result = PyObject_CallMethod(state->standard, "dump_traceback_later", "Oii", timeout, 0, 2);
     if (result != NULL) { /* it takes more than we do */
         Py_DECREF(result);
@@ -55,7 +59,7 @@ static void timeout_header(char header[FP_WATCHDOG_HEADER], int64_t us)
 }
 
 PyDoc_STRVAR(later_doc,
-             "dump_traceback_later($module, /, timeout, repeat=False, file=sys.stderr, exit=False, *,\n"
+             "dump_traceback_later($module, /, timeout, repeat=False, file=None, exit=False, *,\n"
              "                     max_threads=100, max_frames=100, max_chars=500)\n"
              "--\n\n"
              "Write the stacks of all threads after timeout seconds, once or each timeout seconds.\n\n"
@@ -123,7 +127,7 @@ static int check_signum(int signo)
 }
 
 PyDoc_STRVAR(register_doc,
-             "register($module, /, signum, file=sys.stderr, all_threads=True, chain=False, *,\n"
+             "register($module, /, signum, file=None, all_threads=True, chain=False, *,\n"
              "         max_threads=100, max_frames=100, max_chars=500)\n"
              "--\n\n"
              "Write the stacks of all threads, or of the one that gets it, when a signal arrives.\n\n"

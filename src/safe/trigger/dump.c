@@ -326,6 +326,8 @@ static void show_all(struct dump *d)
     bool skip = d->current != 0 && !current_in_reach(d, own);
     int interps = 0;
 
+    if (own == 0)
+        fp_text_end(d->out, FP_UNREADABLE, d->walk->target->runtime);
     if (skip)
         show_thread(d, d->current);
     if (own != 0 && !show_interp(d, own, skip, &budget))
