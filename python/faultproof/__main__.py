@@ -20,8 +20,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="faultproof run",
         usage=USAGE,
-        description="Run a Python program with faultproof's fault handler enabled: when it crashes, all Python stacks are "
-        "written. sys.argv, sys.path[0], exit status and signals are what python itself gives.",
+        description="Run a Python program with faultproof's fault handler enabled: when it crashes, all Python stacks "
+        "are written. sys.argv, sys.path[0], exit status and signals are what python itself gives.",
     )
     parser.add_argument("--file", metavar="PATH", help="write reports to the end of this file instead of stderr")
     parser.add_argument("--timeout", metavar="SECONDS", type=float, help="also write all stacks after so many seconds")

@@ -1,10 +1,10 @@
 import sys
-from typing import Any, Protocol, Union
+from typing import Any, Protocol
 
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 
-_File = Union[_HasFileno, int, None]
+_File = _HasFileno | int | None
 
 if sys.version_info >= (3, 14):
     def enable(

@@ -123,7 +123,9 @@ int fp_ext_options_check(const struct fp_ext_options *o, struct fp_dump_options 
         .fd = -1,
         .all_threads = o->all_threads != 0,
         /* as 3.15 has it: 0 is the default, a negative number lets none through (but the current thread) */
-        .max_threads = o->max_threads == 0 ? FP_DEFAULT_THREADS : o->max_threads < 0 ? 0 : (uint64_t)o->max_threads,
+        .max_threads = o->max_threads == 0  ? FP_DEFAULT_THREADS
+                       : o->max_threads < 0 ? 0
+                                            : (uint64_t)o->max_threads,
         .max_frames = (uint64_t)o->max_frames,
         .max_chars = o->max_chars > UINT32_MAX ? UINT32_MAX : (uint32_t)o->max_chars,
         .budget_ns = 10000000000,

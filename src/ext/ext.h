@@ -62,8 +62,8 @@ int fp_ext_signo(PyObject *object, void *address);
 #endif
 
 /* The trailing keyword-only arguments of every function that dumps, as a format and as addresses. */
-#define FP_LIMITS "$nnn"
-#define FP_LIMIT_KEYWORDS "max_threads", "max_frames", "max_chars", NULL
+#define FP_LIMITS             "$nnn"
+#define FP_LIMIT_KEYWORDS     "max_threads", "max_frames", "max_chars", NULL
 #define FP_LIMIT_ADDRESSES(o) &(o).max_threads, &(o).max_frames, &(o).max_chars
 
 /* timed.c: dump_traceback_later, cancel_dump_traceback_later, register, unregister */

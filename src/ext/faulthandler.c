@@ -16,13 +16,14 @@ static PyObject *refuse(enum fp_status status)
                         fp_status_text(status));
 }
 
-PyDoc_STRVAR(dump_traceback_doc,
-             "dump_traceback($module, /, file=None, all_threads=True, *,\n"
-             "               max_threads=100, max_frames=100, max_chars=500)\n"
-             "--\n\n"
-             "Write the stacks of all threads, or of the calling one, to a file.\n\n"
-             "file: an object with fileno(), a descriptor, or None for sys.stderr.  At most max_threads threads, max_frames\n"
-             "frames of each and max_chars characters of a name are shown; what is cut ends in '...'.");
+PyDoc_STRVAR(
+    dump_traceback_doc,
+    "dump_traceback($module, /, file=None, all_threads=True, *,\n"
+    "               max_threads=100, max_frames=100, max_chars=500)\n"
+    "--\n\n"
+    "Write the stacks of all threads, or of the calling one, to a file.\n\n"
+    "file: an object with fileno(), a descriptor, or None for sys.stderr.  At most max_threads threads, max_frames\n"
+    "frames of each and max_chars characters of a name are shown; what is cut ends in '...'.");
 
 static PyObject *dump_traceback(PyObject *module, PyObject *args, PyObject *kwargs)
 {
@@ -56,7 +57,8 @@ PyDoc_STRVAR(enable_doc,
              "       max_threads=100, max_frames=100, max_chars=500, altstacks='python')\n"
              "--\n\n"
              "Write the stacks when SIGSEGV, SIGFPE, SIGABRT, SIGBUS or SIGILL arrives.\n\n"
-             "file: an object with fileno(), a descriptor, or None for sys.stderr.  The file must stay open until disable() is called; see the documentation on descriptors.\n"
+             "file: an object with fileno(), a descriptor, or None for sys.stderr.  The file must stay open until "
+             "disable() is called; see the documentation on descriptors.\n"
              "A second call replaces the options of the first.\n\n"
              "altstacks: which threads get an alternate signal stack, so that one whose stack overflows can\n"
              "report: 'python' (each that Python knows, now and later), 'all' (also those that only C code\n"
@@ -77,7 +79,7 @@ static int altstack_scope(const char *name, enum fp_altstack_scope *scope)
 
 static PyObject *enable(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"file",        "all_threads", "c_stack",   "max_threads",
+    static char *keywords[] = {"file",       "all_threads", "c_stack",   "max_threads",
                                "max_frames", "max_chars",   "altstacks", NULL};
     struct fp_ext_options o;
     struct fp_fatal_config config = {.target = fp_ext_target()};
@@ -121,8 +123,7 @@ static PyMethodDef methods[] = {
     {"enable", (PyCFunction)(void (*)(void))enable, METH_VARARGS | METH_KEYWORDS, enable_doc},
     {"disable", disable, METH_NOARGS,
      PyDoc_STR("disable($module, /)\n--\n\nGive the fatal signals back.  True if enable() had been called.")},
-    {"is_enabled", is_enabled, METH_NOARGS,
-     PyDoc_STR("is_enabled($module, /)\n--\n\nWhether enable() is in effect.")},
+    {"is_enabled", is_enabled, METH_NOARGS, PyDoc_STR("is_enabled($module, /)\n--\n\nWhether enable() is in effect.")},
     {"dump_traceback", (PyCFunction)(void (*)(void))dump_traceback, METH_VARARGS | METH_KEYWORDS, dump_traceback_doc},
     {NULL, NULL, 0, NULL},
 };

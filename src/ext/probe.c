@@ -55,8 +55,8 @@ static PyObject *probe_lines(PyObject *self, PyObject *args)
 static void watch_once(int fd, uint64_t round, bool still)
 {
     const struct fp_target *target = fp_ext_target();
-    struct fp_dump_options options = {.fd = fd, .max_threads = 1, .max_frames = 200, .max_chars = 500,
-                                      .budget_ns = 10000000000};
+    struct fp_dump_options options = {
+        .fd = fd, .max_threads = 1, .max_frames = 200, .max_chars = 500, .budget_ns = 10000000000};
     struct fp_thread thread = {0};
     char line[64];
 
@@ -97,8 +97,7 @@ static PyObject *probe_watch(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "iddi|i:_watch", &fd, &seconds, &interval, &cpu, &still))
         return NULL;
     fp_guard_require();
-    Py_BEGIN_ALLOW_THREADS
-    const struct timespec pause = {0, (long)(interval * 1e9)};
+    Py_BEGIN_ALLOW_THREADS const struct timespec pause = {0, (long)(interval * 1e9)};
     int64_t end = fp_now_ns() + (int64_t)(seconds * 1e9);
     cpu_set_t set;
     CPU_ZERO(&set);
@@ -110,8 +109,7 @@ static PyObject *probe_watch(PyObject *self, PyObject *args)
         if (interval > 0)
             nanosleep(&pause, NULL);
     }
-    Py_END_ALLOW_THREADS
-    Py_RETURN_NONE;
+    Py_END_ALLOW_THREADS Py_RETURN_NONE;
 }
 
 PyMethodDef fp_ext_probe_methods[] = {

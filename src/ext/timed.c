@@ -58,13 +58,12 @@ static void timeout_header(char header[FP_WATCHDOG_HEADER], int64_t us)
     PyOS_snprintf(header + n, (size_t)(FP_WATCHDOG_HEADER - n), ")!\n");
 }
 
-PyDoc_STRVAR(later_doc,
-             "dump_traceback_later($module, /, timeout, repeat=False, file=None, exit=False, *,\n"
-             "                     max_threads=100, max_frames=100, max_chars=500)\n"
-             "--\n\n"
-             "Write the stacks of all threads after timeout seconds, once or each timeout seconds.\n\n"
-             "timeout: seconds, int or float, greater than 0, rounded up to microseconds.  exit: end the\n"
-             "process with _exit(1) after the first dump.  A second call replaces the first.");
+PyDoc_STRVAR(later_doc, "dump_traceback_later($module, /, timeout, repeat=False, file=None, exit=False, *,\n"
+                        "                     max_threads=100, max_frames=100, max_chars=500)\n"
+                        "--\n\n"
+                        "Write the stacks of all threads after timeout seconds, once or each timeout seconds.\n\n"
+                        "timeout: seconds, int or float, greater than 0, rounded up to microseconds.  exit: end the\n"
+                        "process with _exit(1) after the first dump.  A second call replaces the first.");
 
 static PyObject *dump_traceback_later(PyObject *module, PyObject *args, PyObject *kwargs)
 {
@@ -77,7 +76,8 @@ static PyObject *dump_traceback_later(PyObject *module, PyObject *args, PyObject
     int64_t us;
 
     fp_ext_options_init(&o);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|" FP_LATER_FLAG "O" FP_LATER_FLAG FP_LIMITS ":dump_traceback_later", keywords,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs,
+                                     "O|" FP_LATER_FLAG "O" FP_LATER_FLAG FP_LIMITS ":dump_traceback_later", keywords,
                                      &timeout, &repeat, &o.file, &exits, FP_LIMIT_ADDRESSES(o)) ||
         fp_ext_options_check(&o, &config.dump) < 0 || timeout_from(state, timeout, &us) < 0)
         return NULL;
@@ -102,8 +102,7 @@ static PyObject *cancel_dump_traceback_later(PyObject *module, PyObject *Py_UNUS
 {
     struct fp_ext_state *state = PyModule_GetState(module);
     if (fp_watchdog_busy()) {
-        Py_BEGIN_ALLOW_THREADS
-        (void)fp_watchdog_cancel();
+        Py_BEGIN_ALLOW_THREADS(void) fp_watchdog_cancel();
         Py_END_ALLOW_THREADS
     }
     else {
@@ -144,8 +143,8 @@ static PyObject *user_register(PyObject *module, PyObject *args, PyObject *kwarg
     int signo, chain = 0;
 
     fp_ext_options_init(&o);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|O" FP_FLAG FP_FLAG FP_LIMITS ":register", keywords,
-                                     fp_ext_signo, &signo, &o.file, &o.all_threads, &chain, FP_LIMIT_ADDRESSES(o)) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|O" FP_FLAG FP_FLAG FP_LIMITS ":register", keywords, fp_ext_signo,
+                                     &signo, &o.file, &o.all_threads, &chain, FP_LIMIT_ADDRESSES(o)) ||
         fp_ext_options_check(&o, &config.dump) < 0 || check_signum(signo) < 0)
         return NULL;
     config.dump.fd = fp_ext_fileno(o.file, &keep);
@@ -174,7 +173,8 @@ static PyObject *user_unregister(PyObject *module, PyObject *arg)
 }
 
 PyMethodDef fp_ext_timed_methods[] = {
-    {"dump_traceback_later", (PyCFunction)(void (*)(void))dump_traceback_later, METH_VARARGS | METH_KEYWORDS, later_doc},
+    {"dump_traceback_later", (PyCFunction)(void (*)(void))dump_traceback_later, METH_VARARGS | METH_KEYWORDS,
+     later_doc},
     {"cancel_dump_traceback_later", cancel_dump_traceback_later, METH_NOARGS,
      PyDoc_STR("cancel_dump_traceback_later($module, /)\n--\n\n"
                "Take back the last dump_traceback_later(); returns within about a second in any case.")},

@@ -15,8 +15,7 @@ def child(code: str, *options: str, **kwargs) -> subprocess.CompletedProcess[str
     kwargs.setdefault("stdin", subprocess.DEVNULL)
     return subprocess.run(
         [sys.executable, *options, "-c", prelude + textwrap.dedent(code)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         encoding="ascii",
         errors="backslashreplace",
         **kwargs,

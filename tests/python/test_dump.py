@@ -128,10 +128,7 @@ def test_the_current_thread_is_shown_whatever_its_place(n):
 
 @pytest.mark.skipif(sys.version_info < (3, 15), reason="max_threads= came with 3.15")
 def test_max_threads_as_there():
-    side_by_side(
-        still_threads(5)
-        + "\n        for n in (6, 7, 100, 0): both(max_threads=n)\n        os._exit(0)"
-    )
+    side_by_side(still_threads(5) + "\n        for n in (6, 7, 100, 0): both(max_threads=n)\n        os._exit(0)")
 
 
 def test_limits_are_defaults_not_walls():

@@ -29,7 +29,7 @@ def report(code: str, expected: int = signal.SIGSEGV, **kwargs) -> str:
 def test_each_signal_sent(signo):
     text = report(f"fh.enable()\ndef f():\n  signal.raise_signal({int(signo)})\nf()", signo)
     assert text.startswith(f"Fatal Python error: {NAMES[signo]}\n\nCurrent thread 0x")
-    assert re.search(HEADER + "\n  File \"<string>\", line 5 in f\n  File \"<string>\", line 6 in <module>\n", text), text
+    assert re.search(HEADER + '\n  File "<string>", line 5 in f\n  File "<string>", line 6 in <module>\n', text), text
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,10 @@ f()""",
 
 def test_not_enabled_and_disabled_print_nothing():
     assert report("ctypes.string_at(0)") == ""
-    assert report("fh.enable(); assert fh.is_enabled(); assert fh.disable(); assert not fh.disable(); ctypes.string_at(0)") == ""
+    assert (
+        report("fh.enable(); assert fh.is_enabled(); assert fh.disable(); assert not fh.disable(); ctypes.string_at(0)")
+        == ""
+    )
 
 
 def test_only_the_guard():
@@ -181,7 +184,9 @@ def test_errno_and_options():
 
 
 def test_positional_c_stack_and_keywords_of_every_version():
-    report("fh.enable(2, True, False); fh.enable(file=2, all_threads=True, c_stack=False, max_threads=3); fh._sigsegv()")
+    report(
+        "fh.enable(2, True, False); fh.enable(file=2, all_threads=True, c_stack=False, max_threads=3); fh._sigsegv()"
+    )
     result = child("import faultproof.faulthandler as fh; fh.enable(altstacks='some')")
     assert "altstacks must be 'python', 'all' or 'none', not 'some'" in result.stderr
 
@@ -206,7 +211,9 @@ go.set()
 threading.Event().wait()
 """
     )
-    current = re.search("Current " + HEADER[len("(?:Current thread|Thread)") :].join(["thread", ""]) + r"\n((?:  File .*\n)+)", text)
+    current = re.search(
+        "Current " + HEADER[len("(?:Current thread|Thread)") :].join(["thread", ""]) + r"\n((?:  File .*\n)+)", text
+    )
     assert current and " in oldest\n" in current[1], text[:2000]
     assert text.count("Thread 0x") == 100 and "\n...\n" in text
 
@@ -221,7 +228,7 @@ class Cycle:
 a = Cycle(); a.a = a; del a
 gc.collect()"""
     )
-    assert re.search(HEADER + "\n  Garbage-collecting\n  File \"<string>\", line 7 in __del__\n", text)
+    assert re.search(HEADER + '\n  Garbage-collecting\n  File "<string>", line 7 in __del__\n', text)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="the line came with 3.10")

@@ -11,7 +11,6 @@ import types
 import warnings
 
 import pytest
-
 from faultproof import faulthandler
 
 LIB = pathlib.Path(sysconfig.get_paths()["stdlib"])

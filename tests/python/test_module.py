@@ -8,11 +8,10 @@ import pathlib
 import sys
 import sysconfig
 
-import pytest
-from helpers import child
-
 import faultproof
+import pytest
 from faultproof import faulthandler
+from helpers import child
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
@@ -37,7 +36,11 @@ def test_stubs_name_what_there_is():
     for stub, module in (("__init__.pyi", faultproof), ("faulthandler.pyi", faulthandler)):
         tree = ast.parse((package / stub).read_text())
         functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)} | {
-            n.name: n for node in tree.body if isinstance(node, ast.If) for n in node.body if isinstance(n, ast.FunctionDef)
+            n.name: n
+            for node in tree.body
+            if isinstance(node, ast.If)
+            for n in node.body
+            if isinstance(n, ast.FunctionDef)
         }
         functions.pop("__getattr__", None)
         public = {name for name, value in vars(module).items() if callable(value) and not name.startswith("_")}
@@ -69,12 +72,16 @@ found = faultproof.capabilities()
 assert found["faulthandler"] is False and "version" in found["reason"], found
 fh.dump_traceback()
 """
-    assert 'line 13 in <module>' in run(code, "-X", f"faultproof-version={version}")
+    assert "line 13 in <module>" in run(code, "-X", f"faultproof-version={version}")
 
 
 @pytest.mark.skipif(not FREE_THREADED, reason="only a free-threaded build can lose its freedom")
 def test_the_gil_stays_off():
-    run("import sys, faultproof, faultproof.faulthandler as f; f.enable(); assert not sys._is_gil_enabled()", "-W", "error")
+    run(
+        "import sys, faultproof, faultproof.faulthandler as f; f.enable(); assert not sys._is_gil_enabled()",
+        "-W",
+        "error",
+    )
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="interpreters with a GIL of their own came with 3.12")

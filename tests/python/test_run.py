@@ -19,7 +19,12 @@ def both(tmp_path, *arguments, options=(), **kwargs):
     results = []
     for prefix in ([sys.executable], [sys.executable, "-m", "faultproof", "run", *options]):
         done = subprocess.run(
-            [*prefix, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60, **kwargs
+            [*prefix, *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            **kwargs,
         )
         results.append((done.returncode, done.stdout, done.stderr))
     return results
@@ -38,7 +43,9 @@ def test_a_script(tmp_path, arguments):
 def test_a_module_and_code(tmp_path):
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").write_text("")
-    (tmp_path / "package" / "__main__.py").write_text("import sys\nprint(sys.argv, __name__, __package__, sys.path[0])\n")
+    (tmp_path / "package" / "__main__.py").write_text(
+        "import sys\nprint(sys.argv, __name__, __package__, sys.path[0])\n"
+    )
     (tmp_path / "mod.py").write_text("import sys\nprint(sys.argv, __name__, __package__, sys.path[0])\n")
     for arguments in (["-m", "package", "1"], ["-m", "mod", "-x"], ["-mmod"], ["-c", SHOW, "a"], ["-cprint(1)"]):
         python, ours = both(tmp_path, *arguments)
@@ -80,7 +87,11 @@ def test_options(tmp_path):
 
 
 def test_errors_say_what_to_do(tmp_path):
-    for options, text in ((["missing.py"], "can't open file"), ([], "nothing to run"), (["--timeout", "-1", "x.py"], "greater than 0")):
+    for options, text in (
+        (["missing.py"], "can't open file"),
+        ([], "nothing to run"),
+        (["--timeout", "-1", "x.py"], "greater than 0"),
+    ):
         done = subprocess.run(
             [sys.executable, "-m", "faultproof", "run", *options], cwd=tmp_path, stderr=subprocess.PIPE, text=True
         )

@@ -77,7 +77,9 @@ assert maps() - before < 10, (before, maps())
 @pytest.mark.parametrize("options", ["timeout=0.05", "0.05, True", "timeout=0.05, repeat=True, exit=True"])
 def test_timeouts(options):
     exits = "exit" in options
-    text = run(f"fh.dump_traceback_later({options})\ndef f(): time.sleep({60 if exits else 0.4})\nf()", 1 if exits else 0)
+    text = run(
+        f"fh.dump_traceback_later({options})\ndef f(): time.sleep({60 if exits else 0.4})\nf()", 1 if exits else 0
+    )
     assert re.match(r"Timeout \(0:00:00\.050000\)!\nThread 0x.*\n  File \"<string>\", line 4 in f\n", text)
     assert (text.count("Timeout") > 2) == ("True" in options and not exits)
 
@@ -208,7 +210,9 @@ for i in range(8): threading.Thread(target=churn, daemon=True).start()
 @pytest.mark.parametrize("reader", ["guard", "fallback"])
 def test_nothing_kills_the_watchdog(reader):
     """8 threads create and drop code objects under a watchdog at 0.1 ms; bench/soak runs it for longer."""
-    take_away = "fh.dump_traceback(out); signal.signal(signal.SIGSEGV, signal.SIG_DFL)\n" if reader == "fallback" else ""
+    take_away = (
+        "fh.dump_traceback(out); signal.signal(signal.SIGSEGV, signal.SIG_DFL)\n" if reader == "fallback" else ""
+    )
     code = HOSTILE + take_away + "fh.dump_traceback_later(0.0001, repeat=True, file=out)\n" + take_away
     text = run(code + "time.sleep(2)\nprint(fh._capabilities()['reader'])\nos._exit(0)")
     assert text == ("guarded copy\n" if reader == "guard" else "process_vm_readv\n")

@@ -75,7 +75,7 @@ def program(variant: str) -> tuple[str, Source]:
             s.add(f"def call_{name}(x): return {name}()")
         body = "t()"
     elif helpers:
-        tree(s, "t", 4, 3, "help%d({0})" % (helpers - 1))
+        tree(s, "t", 4, 3, f"help{helpers - 1}({{0}})")
         # the k-th child goes through its own helper
         for i, line in enumerate(s.lines):
             m = re.match(r"    help\d\((t\w*_(\d+))\)", line)
@@ -190,7 +190,17 @@ def run(variant: str, seconds: float, interval: float = 0.0002, still: bool = Fa
         file.write(text)
         file.flush()
         child = subprocess.run(
-            [sys.executable, "-c", CHILD, str(out.fileno()), str(seconds), str(interval), variant, file.name, str(int(still))],
+            [
+                sys.executable,
+                "-c",
+                CHILD,
+                str(out.fileno()),
+                str(seconds),
+                str(interval),
+                variant,
+                file.name,
+                str(int(still)),
+            ],
             pass_fds=[out.fileno()],
             timeout=seconds + 120,
         )

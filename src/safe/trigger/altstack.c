@@ -1,8 +1,8 @@
 /* Alternate signal stacks for the calling thread, and for threads that run already.  Normal context, but for on_give,
  * which runs in the handler of a real-time signal.
  *
- * sigaltstack() inside a handler is undone when the handler returns; what counts is uc_stack in the saved context, which
- * sigreturn installs (Linux, arch/x86/kernel/signal_64.c: restore_altstack).
+ * sigaltstack() inside a handler is undone when the handler returns; what counts is uc_stack in the saved context,
+ * which sigreturn installs (Linux, arch/x86/kernel/signal_64.c: restore_altstack).
  */
 #define _GNU_SOURCE
 #include <dirent.h>

@@ -14,11 +14,12 @@ enum fp_altstack_scope {
     FP_ALTSTACK_ALL,    /* every thread of the process: system calls of those may return EINTR once */
 };
 
-/* Gives the calling thread an alternate stack if it has none; it goes when the thread ends.  Cheap when there is one. */
+/* Gives the calling thread an alternate stack if it has none; it goes when the thread ends.  Cheap when there is one.
+ */
 FP_HIDDEN void fp_altstack_ensure(void);
 
-/* Gives one to the threads that exist now, by a directed real-time signal; waits up to 50 ms for them.  Returns how many
-   have got one or had one. */
+/* Gives one to the threads that exist now, by a directed real-time signal; waits up to 50 ms for them.  Returns how
+   many have got one or had one. */
 FP_HIDDEN unsigned fp_altstack_give(const struct fp_target *target, enum fp_altstack_scope scope);
 
 #endif

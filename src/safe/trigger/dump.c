@@ -16,11 +16,11 @@ struct dump {
     struct fp_out *out;
     const struct fp_dump_options *options;
     const struct fp_dump_caller *caller;
-    fp_addr current;   /* the current thread's state; 0: none */
-    fp_addr held_gil;  /* interpreters whose GIL is this one stand still; 0: none does */
-    bool current_own;  /* the current thread is the calling one */
-    uint64_t shown;    /* threads */
-    int tasks;         /* a descriptor of /proc/self/task for the dump's time, for thread names; -1: none */
+    fp_addr current;  /* the current thread's state; 0: none */
+    fp_addr held_gil; /* interpreters whose GIL is this one stand still; 0: none does */
+    bool current_own; /* the current thread is the calling one */
+    uint64_t shown;   /* threads */
+    int tasks;        /* a descriptor of /proc/self/task for the dump's time, for thread names; -1: none */
 };
 
 /* Which lock stops the threads of an interpreter: its GIL's address; before 3.12 there is one for all. */
@@ -44,7 +44,8 @@ static bool more_frames(struct dump *d, uint64_t shown)
     return false;
 }
 
-/* Threads of a pool wait at the same places and recursive calls look alike: their rows are written again as they are. */
+/* Threads of a pool wait at the same places and recursive calls look alike: their rows are written again as they are.
+ */
 static bool repeat_row(struct dump *d, const struct fp_row *row, fp_addr code, uint64_t key)
 {
     if (row->size == 0 || row->code != code || row->key != key)
@@ -199,8 +200,7 @@ static void show_running(struct dump *d, const struct fp_thread *thread)
         status = fp_snapshot_read(w, thread->tstate);
         if (status == FP_NO_FRAME)
             break;
-        bool whole = status == FP_OK && hash_rows(d, d->session->hashes, &n) &&
-                     show_hashed(d, d->session->hashes, n);
+        bool whole = status == FP_OK && hash_rows(d, d->session->hashes, &n) && show_hashed(d, d->session->hashes, n);
         if (whole && fp_thread_alive(w, thread))
             return;
         if (!fp_thread_alive(w, thread))

@@ -53,8 +53,8 @@ struct fp_row {
 
 enum { FP_ROWS = 256, FP_ROW_TEXT = 32 << 10 };
 
-/* A walk and a buffer for other users of the walk (the C API, self-checks): one of a fixed number; NULL if all are in use
-   for longer than the budget.  Release it soon: a fatal report may be waiting. */
+/* A walk and a buffer for other users of the walk (the C API, self-checks): one of a fixed number; NULL if all are in
+   use for longer than the budget.  Release it soon: a fatal report may be waiting. */
 struct fp_session {
     struct fp_reader reader;
     struct fp_walk walk;

@@ -8,8 +8,8 @@
 #include "trigger/dump.h"
 #include "trigger/signals.h"
 
-/* More than the dumps that can be under way at once without one waiting: a watchdog, a fatal report, several nested user
-   signals.  Untouched pages cost no memory. */
+/* More than the dumps that can be under way at once without one waiting: a watchdog, a fatal report, several nested
+   user signals.  Untouched pages cost no memory. */
 enum { SESSIONS = 8 };
 
 static struct {

@@ -18,9 +18,9 @@ static struct {
     pthread_cond_t changed; /* CLOCK_MONOTONIC: something for the thread to look at, or a dump has ended */
     bool started;           /* the thread exists in this process */
     bool armed;
-    int64_t deadline_ns;  /* when the armed dump is due */
-    int64_t wakes_at_ns;  /* what the thread sleeps until; INT64_MAX: for ever */
-    uint64_t generation;  /* counts arm and cancel */
+    int64_t deadline_ns; /* when the armed dump is due */
+    int64_t wakes_at_ns; /* what the thread sleeps until; INT64_MAX: for ever */
+    uint64_t generation; /* counts arm and cancel */
     struct fp_watchdog_config config;
     atomic_bool dumping;
 } dog = {.lock = PTHREAD_MUTEX_INITIALIZER, .wakes_at_ns = INT64_MAX};
@@ -53,7 +53,8 @@ static void sleep_until(int64_t ns)
 static void bark(void)
 {
     const struct fp_watchdog_config config = dog.config;
-    const struct fp_dump_caller caller = {.interp = config.interp, .stop = &dog.generation, .stop_if_not = dog.generation};
+    const struct fp_dump_caller caller = {
+        .interp = config.interp, .stop = &dog.generation, .stop_if_not = dog.generation};
 
     atomic_store(&dog.dumping, true);
     pthread_mutex_unlock(&dog.lock);

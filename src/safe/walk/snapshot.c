@@ -1,9 +1,9 @@
 /* The frame chain of a thread that runs, read so that the result is a stack that the thread really had.
  *
  * A "sandwich": read all known frames root first (U), then the top pointer (T), then all frames top first (D), then the
- * top pointer again.  Each frame's two readings straddle T, and what lies between them is only the reading of the frames
- * above it: to leave a frame and come back to the same instruction unseen the thread would need as many returns and
- * calls as there are frames above, within that time.  Needs loads in program order, which x86 gives.
+ * top pointer again.  Each frame's two readings straddle T, and what lies between them is only the reading of the
+ * frames above it: to leave a frame and come back to the same instruction unseen the thread would need as many returns
+ * and calls as there are frames above, within that time.  Needs loads in program order, which x86 gives.
  * docs/coherent-stacks.md has the argument, the races met and the measurements.
  * Any context; sleeps for a microsecond when a thread stands still in the middle of a call.
  */
@@ -107,8 +107,8 @@ static uint32_t agreeing(struct fp_walk *w, uint32_t n)
     return agreed;
 }
 
-/* Steps U, T, D and the checks, once.  walk->raw gets the frames, most recent first; *agreed: how many of them, from the
-   root up, are certain even if the whole is not. */
+/* Steps U, T, D and the checks, once.  walk->raw gets the frames, most recent first; *agreed: how many of them, from
+   the root up, are certain even if the whole is not. */
 static enum outcome sandwich(struct fp_walk *w, fp_addr tstate, uint32_t *agreed)
 {
     fp_addr cframe, cframe_again;
@@ -147,8 +147,8 @@ static enum outcome sandwich(struct fp_walk *w, fp_addr tstate, uint32_t *agreed
     return well_formed(w, cframe) ? CONFIRMED : MALFORMED;
 }
 
-/* What is certain when the whole could not be confirmed in time: the lower frames that stood still around a reading of the
-   top.  A chain whose root is not a root is not certain at all. */
+/* What is certain when the whole could not be confirmed in time: the lower frames that stood still around a reading of
+   the top.  A chain whose root is not a root is not certain at all. */
 static void keep_agreed(struct fp_walk *w, fp_addr tstate)
 {
     const struct fp_layout *l = &w->target->layout;
