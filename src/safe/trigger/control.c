@@ -1,4 +1,5 @@
-/* Who has the signals: enable, disable, register, unregister, the guard.  Normal context, any thread, under one lock. */
+/* Who has the signals: enable, disable, register, unregister, the guard.  Normal context, any thread, under one lock.
+ */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
@@ -64,7 +65,8 @@ static bool user_is_ours(int signo)
 int fp_user_register(int signo, const struct fp_user_config *config)
 {
     struct fp_user *u = &fp_users[signo];
-    struct sigaction before, action = {.sa_sigaction = fp_user_handler, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
+    struct sigaction before,
+        action = {.sa_sigaction = fp_user_handler, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
     int error = 0;
 
     if (signo < 1 || signo >= NSIG)
