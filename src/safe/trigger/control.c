@@ -101,3 +101,26 @@ bool fp_user_unregister(int signo)
     pthread_mutex_unlock(&control);
     return was;
 }
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&control);
+}
+
+static void in_parent(void)
+{
+    pthread_mutex_unlock(&control);
+}
+
+/* The child has no other thread: whoever held a session or wrote a report isn't there. */
+static void in_child(void)
+{
+    pthread_mutex_unlock(&control);
+    fp_session_after_fork();
+    fp_fatal_after_fork();
+}
+
+int fp_control_start(void)
+{
+    return pthread_atfork(before_fork, in_parent, in_child);
+}
