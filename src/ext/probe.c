@@ -1,5 +1,6 @@
 /* capabilities(), and what tests use to look inside.  Normal context. */
 #include "ext.h"
+#include "render/c_stack.h"
 
 static const char *reader_name(enum fp_reader_kind kind)
 {
@@ -46,10 +47,30 @@ static PyObject *probe_lines(PyObject *self, PyObject *args)
     return PyErr_Occurred() ? NULL : lines;
 }
 
+/* _c_stack(fd): writes the C stack of the calling thread; one thread at a time */
+static PyObject *probe_c_stack(PyObject *self, PyObject *args)
+{
+    static struct fp_unwind unwind;
+    int fd;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "i:_c_stack", &fd))
+        return NULL;
+    struct fp_session *s = fp_session_acquire(fp_ext_target(), true, 10000000000);
+    if (s == NULL)
+        return PyErr_Format(PyExc_RuntimeError, "%s", fp_status_text(FP_NO_READER));
+    fp_out_init(s->out, fd, fp_now_ns() + 10000000000);
+    fp_c_stack_show(s->out, &s->reader, &unwind, NULL);
+    fp_out_flush(s->out);
+    fp_session_release(s);
+    Py_RETURN_NONE;
+}
+
 PyMethodDef fp_ext_probe_methods[] = {
     {"_capabilities", probe_capabilities, METH_NOARGS,
      PyDoc_STR("_capabilities($module, /)\n--\n\nSee faultproof.capabilities().")},
     {"_lines", probe_lines, METH_VARARGS,
      PyDoc_STR("_lines($module, code, offsets, /)\n--\n\nLines of instructions, for tests.")},
+    {"_c_stack", probe_c_stack, METH_VARARGS,
+     PyDoc_STR("_c_stack($module, fd, /)\n--\n\nWrite this thread's C stack, for tests.")},
     {NULL, NULL, 0, NULL},
 };
