@@ -141,10 +141,29 @@ static bool by_trampoline(struct fp_unwind *u)
     return true;
 }
 
+/* Does a call instruction end at `pc`?  call rel32, or call through a register or memory: ff /2 with or without a prefix. */
+static bool follows_call(struct fp_unwind *u, fp_addr pc)
+{
+    uint8_t code[8]; /* those before pc */
+    if (!is_code(u, pc - 1) || !fp_read(u->reader, code, pc - sizeof(code), sizeof(code)))
+        return false;
+    if (code[3] == 0xe8)
+        return true;
+    for (uint32_t size = 2; size <= 7; size++) {
+        uint8_t modrm = code[8 - size + 1], mod = modrm >> 6, rm = modrm & 7;
+        uint32_t expected = 2 + (mod != 3 && rm == 4) + (mod == 1) + 4 * (mod == 2 || (mod == 0 && rm == 5));
+        if (code[8 - size] == 0xff && (modrm >> 3 & 7) == 2 && size == expected)
+            return true;
+    }
+    return false;
+}
+
 static bool go_to(struct fp_unwind *u, fp_addr pc, fp_addr rsp, fp_addr rbp)
 {
-    if (fp_reader_faulted(u->reader) || !is_code(u, pc - 1))
+    if (u->reader->fault != 0 || !follows_call(u, pc)) {
+        (void)fp_reader_faulted(u->reader);
         return false;
+    }
     u->now.r[FP_REG_PC] = pc;
     u->now.r[FP_REG_RSP] = rsp;
     u->now.r[FP_REG_RBP] = rbp;
@@ -152,11 +171,12 @@ static bool go_to(struct fp_unwind *u, fp_addr pc, fp_addr rsp, fp_addr rbp)
     return true;
 }
 
-/* A call of a bad pointer has pushed the return address and done nothing else. */
-static bool by_bad_call(struct fp_unwind *u)
+/* The return address on top of the stack: so it is after the call of a bad pointer, and in hand-written code that uses no
+   stack. */
+static bool by_top_of_stack(struct fp_unwind *u)
 {
     fp_addr rsp = u->now.r[FP_REG_RSP];
-    return go_to(u, fp_load64(u->reader, rsp), rsp + 8, u->now.r[FP_REG_RBP]);
+    return u->exact && go_to(u, fp_load64(u->reader, rsp), rsp + 8, u->now.r[FP_REG_RBP]);
 }
 
 static bool by_frame_pointer(struct fp_unwind *u)
@@ -175,12 +195,12 @@ bool fp_unwind_step(struct fp_unwind *u)
     bool found = false;
 
     u->function = 0;
-    if (!is_code(u, place))
-        found = u->exact && by_bad_call(u);
-    else {
+    if (is_code(u, place))
         outcome = by_frame_information(u, place);
-        found = outcome == CALLER || (outcome == UNKNOWN && (by_trampoline(u) || by_frame_pointer(u)));
-    }
+    if (outcome == UNKNOWN)
+        found = by_trampoline(u) || by_top_of_stack(u) || by_frame_pointer(u);
+    else
+        found = outcome == CALLER;
     (void)fp_reader_faulted(u->reader);
     if (!found)
         u->end = outcome == ROOT ? FP_UNWIND_ROOT : FP_UNWIND_LOST;
