@@ -16,13 +16,14 @@ from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+FRAMES_MAX = 256  # as in the sampler
 
 # Runs inside gdb.  Inlined and tail-called frames have no return address of their own.
 IN_GDB = """
 import gdb
 def pcs():
     found, frame = [], gdb.newest_frame()
-    while frame is not None and len(found) < 256:
+    while frame is not None and len(found) < {frames_max}:
         if frame.type() not in (gdb.INLINE_FRAME, gdb.TAILCALL_FRAME):
             found.append(frame.pc())
         frame = frame.older()
@@ -60,7 +61,7 @@ def sample(command, args):
             + "".join(f"set environment {n} 1\n" for n in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"))
             + f"set exec-wrapper env LD_PRELOAD={args.sampler}\n"
             + "python\n"
-            + IN_GDB.format(path=str(theirs), samples=args.samples)
+            + IN_GDB.format(path=str(theirs), samples=args.samples, frames_max=FRAMES_MAX)
             + "end\n"
         )
         gdb = ["gdb", "-nx", "-q", "-batch", "-x", str(script), "--args", *command]
@@ -98,11 +99,14 @@ def compare(name, command, args):
             shown += 1
             print(f"  {result}:\n    ours {' '.join(map(hex, mine))}\n    gdb  {' '.join(map(hex, t[2:]))}")
     total = sum(counts.values())
+    ends = Counter(o[-1] for o in ours if len(o) < FRAMES_MAX + 2)
+    rooted = 100 * max(ends.values(), default=0) / max(len(ours), 1)
     frames = sum(len(t) - 2 for t in theirs) / max(len(theirs), 1)
     rest = ", ".join(f"{k}: {n}" for k, n in counts.most_common() if k != "equal") or "no difference"
     print(
         f"{name}: {counts['equal']} of {total} stacks equal to gdb's ({100 * counts['equal'] / max(total, 1):.2f} %), "
-        f"{frames:.1f} frames on average; {rest}; {lost} not paired"
+        f"{frames:.1f} frames on average; {rest}; {lost} not paired; "
+        f"{rooted:.1f} % of ours end in the same root"
     )
     return total > 0 and counts["equal"] >= 0.99 * total
 

@@ -2,16 +2,17 @@
 #include <string.h>
 
 #include "render/c_stack.h"
+#include "unwind/bytes.h"
 
 enum { NAME_MAX_SHOWN = 1024 };
 
 /* Control characters would break the lines of a report. */
 static void show_name(struct fp_out *out, struct fp_reader *r, fp_addr name)
 {
-    for (uint32_t i = 0; i < NAME_MAX_SHOWN; i++) {
-        char c = (char)fp_load8(r, name + i);
-        if (c == 0)
-            break;
+    struct fp_bytes b;
+    char c;
+    fp_bytes_open(&b, r, name, name + NAME_MAX_SHOWN);
+    while ((c = (char)fp_bytes_u8(&b)) != 0) {
         if ((unsigned char)c < 0x20 || c == 0x7f)
             c = '?';
         fp_out_bytes(out, &c, 1);
@@ -39,6 +40,8 @@ static void show_file(struct fp_out *out, struct fp_unwind *u, const struct fp_c
 /* Without a symbol the offset is that in the file, where this differs from the address. */
 static void show_frame(struct fp_out *out, struct fp_reader *r, struct fp_unwind *u, const struct fp_c_frame *f)
 {
+    if (f->guessed)
+        FP_OUT_LITERAL(out, "  <the next frame is a guess>\n");
     show_file(out, u, f);
     if (f->name != 0 || f->bias != 0) {
         FP_OUT_LITERAL(out, ", at ");

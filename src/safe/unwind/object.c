@@ -100,7 +100,7 @@ const struct fp_object *fp_object_of(struct fp_unwind *u, fp_addr address)
 
 static fp_addr entry(struct fp_reader *r, const struct fp_object *o, uint64_t i, uint32_t half)
 {
-    return o->header + (fp_addr)(int64_t)(int32_t)fp_load32(r, o->table + i * TABLE_ENTRY + 4 * half);
+    return o->header + (fp_addr)(int64_t)(int32_t)fp_load32(r, o->table + i * TABLE_ENTRY + 4 * (fp_addr)half);
 }
 
 fp_addr fp_object_fde(struct fp_unwind *u, const struct fp_object *o, fp_addr pc)

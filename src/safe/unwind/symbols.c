@@ -4,9 +4,10 @@
  * One pass over an object's table serves all frames in it. */
 #include <elf.h>
 
+#include "unwind/bytes.h"
 #include "unwind/unwind.h"
 
-enum { DYNAMIC_MAX = 512, BUCKETS_MAX = 1 << 20, SYMBOLS_MAX = 1 << 18, CHUNK = 32 };
+enum { DYNAMIC_MAX = 512, BUCKETS_MAX = 1 << 16, SYMBOLS_MAX = 1 << 18, CHUNK = 32 };
 
 struct table {
     fp_addr symbols, strings, gnu_hash, hash;
@@ -24,8 +25,11 @@ static void read_dynamic(struct fp_reader *r, const struct fp_object *o, struct 
     uint64_t n = o->dynamic_size / sizeof(Elf64_Dyn);
     *t = (struct table){0};
     for (uint64_t i = 0; i < n && i < DYNAMIC_MAX; i++) {
-        uint64_t tag = fp_load64(r, o->dynamic + i * sizeof(Elf64_Dyn));
-        uint64_t value = fp_load64(r, o->dynamic + i * sizeof(Elf64_Dyn) + 8);
+        Elf64_Dyn entry;
+        if (!fp_read(r, &entry, o->dynamic + i * sizeof(entry), sizeof(entry)))
+            break;
+        Elf64_Sxword tag = entry.d_tag;
+        uint64_t value = entry.d_un.d_val;
         if (tag == DT_NULL)
             break;
         else if (tag == DT_SYMTAB)
@@ -54,7 +58,9 @@ static uint32_t count_by_gnu_hash(struct fp_reader *r, fp_addr at, uint32_t *fir
     /* A chain's symbols have rising numbers, so the last bucket in use has the highest. */
     if (last < *first)
         return 0;
-    while (last < SYMBOLS_MAX && r->fault == 0 && !(fp_load32(r, chains + 4 * (fp_addr)(last - *first)) & 1))
+    struct fp_bytes b;
+    fp_bytes_open(&b, r, chains + 4 * (fp_addr)(last - *first), UINT64_MAX);
+    while (last < SYMBOLS_MAX && !b.bad && !(fp_bytes_unsigned(&b, 4) & 1))
         last++;
     return last + 1;
 }

@@ -90,6 +90,7 @@ struct fp_row {
 struct fp_c_frame {
     fp_addr pc;
     bool exact;             /* pc is the instruction itself; else a return address */
+    bool guessed;           /* see fp_unwind.guessed */
     bool known;             /* the pc lies in a mapping */
     fp_addr bias;           /* of the object, 0 if it isn't one */
     fp_addr key;            /* of the object; 0: none */
@@ -108,6 +109,7 @@ struct fp_unwind {
     struct fp_reader *reader;
     struct fp_registers now;
     bool exact; /* now.r[FP_REG_PC] is the instruction itself; else a return address, which may lie after its function */
+    bool guessed; /* `now` is only the first thing on the stack that looked like a caller */
     enum fp_unwind_end end;
     fp_addr function; /* start of the frame information's range that the last step used; 0: none */
     uint32_t next_object;
@@ -158,8 +160,26 @@ FP_HIDDEN uint32_t fp_unwind_frames(struct fp_unwind *unwind, const struct fp_re
 FP_HIDDEN bool fp_unwind_in_function(struct fp_unwind *unwind, const struct fp_registers *start,
                                      const fp_addr *functions, uint32_t n_functions);
 
+/* What one way of finding the caller has come to. */
+enum fp_step {
+    FP_STEP_CALLER,  /* unwind->now is the caller */
+    FP_STEP_ROOT,    /* there is none */
+    FP_STEP_UNKNOWN, /* another way has to be tried; unwind->now is as it was */
+};
+/* step.c: by the frame information of unwind->now. */
+FP_HIDDEN enum fp_step fp_step_by_information(struct fp_unwind *unwind);
+/* guess.c: by the other ways; false: none serves. */
+FP_HIDDEN bool fp_step_by_guess(struct fp_unwind *unwind);
+
+/* The registers in the kernel's order (REG_R8 and so on, sys/ucontext.h). */
+FP_HIDDEN void fp_registers_of_gregs(struct fp_registers *registers, const long long *gregs);
+
 /* maps.c: the executable mapping of an address, NULL if there is none. */
 FP_HIDDEN const struct fp_mapping *fp_maps_find(struct fp_maps *maps, fp_addr address);
+static inline bool fp_is_code(struct fp_unwind *unwind, fp_addr address)
+{
+    return fp_maps_find(&unwind->maps, address) != NULL;
+}
 /* Its path as the kernel shows it; size 0: it has none. */
 FP_HIDDEN const char *fp_maps_name(struct fp_maps *maps, fp_addr address, size_t *size);
 
