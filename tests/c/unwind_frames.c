@@ -18,6 +18,7 @@ static struct fp_reader reader;
 /* What the last look saw: the starts of the functions, innermost first, 0 where there is no frame information. */
 static fp_addr chain[CHAIN], pcs[CHAIN];
 static uint32_t n_chain;
+static bool guessed; /* some frame of the last look was a guess */
 
 static void look_with(enum fp_reader_kind kind, const struct fp_registers *start)
 {
@@ -25,9 +26,11 @@ static void look_with(enum fp_reader_kind kind, const struct fp_registers *start
     fp_unwind_open(&unwind, &reader);
     fp_unwind_start(&unwind, start);
     bool more = true;
+    guessed = false;
     for (n_chain = 0; more && n_chain < CHAIN; n_chain++) {
         pcs[n_chain] = unwind.now.r[FP_REG_PC];
         more = fp_unwind_step(&unwind);
+        guessed |= unwind.guessed;
         chain[n_chain] = unwind.function;
     }
 }
@@ -299,6 +302,7 @@ static void call_of_null(void)
     calls_target();
     CHECK_EQUAL(pcs[0], 0);
     CHECK_CHAIN(1, AT(calls_target), AT(call_of_null));
+    CHECK(!guessed);
 }
 
 static void call_of_data(void)
@@ -309,6 +313,7 @@ static void call_of_data(void)
     calls_target();
     CHECK_EQUAL(pcs[0], (uintptr_t)data);
     CHECK_CHAIN(1, AT(calls_target), AT(call_of_data));
+    CHECK(!guessed);
 }
 
 /* Machine code made at run time, without frame information.  call *%rdi in a frame of its own. */
@@ -329,6 +334,7 @@ static void made_code_with_frame_pointer(void)
 {
     calls_made_code(with_frame_pointer, sizeof(with_frame_pointer));
     CHECK_CHAIN(0, AT(look_here), 0, AT(calls_made_code), AT(made_code_with_frame_pointer));
+    CHECK(!guessed);
 }
 
 static void made_code_without_frame_pointer(void)

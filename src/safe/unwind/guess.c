@@ -19,9 +19,10 @@ static bool by_trampoline(struct fp_unwind *u)
     fp_addr at = u->now.r[FP_REG_RSP] + offsetof(ucontext_t, uc_mcontext.gregs);
     greg_t gregs[NGREG];
 
-    if (fp_load64(u->reader, u->now.r[FP_REG_PC]) != code || fp_load8(u->reader, u->now.r[FP_REG_PC] + 8) != 0x05)
-        return false;
-    if (!fp_read(u->reader, gregs, at, sizeof(gregs)))
+    bool found = fp_load64(u->reader, u->now.r[FP_REG_PC]) == code &&
+                 fp_load8(u->reader, u->now.r[FP_REG_PC] + 8) == 0x05 &&
+                 fp_read(u->reader, gregs, at, sizeof(gregs));
+    if (fp_reader_faulted(u->reader) || !found)
         return false;
     fp_registers_of_gregs(&u->now, gregs);
     u->exact = true;
