@@ -3,6 +3,7 @@
 #include <alloca.h>
 #include <execinfo.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
 
 #include "check.h"
@@ -194,7 +195,7 @@ static void on_signal(int signo, siginfo_t *info, void *context)
     look(&start);
 }
 
-static void on_signal_look_here(int signo, siginfo_t *info, void *context)
+static OWN void on_signal_look_here(int signo, siginfo_t *info, void *context)
 {
     (void)signo, (void)info, (void)context;
     look_here();
@@ -238,6 +239,77 @@ static void interrupted_leaf(void)
     calls_leaf();
     CHECK_EQUAL(pcs[0], AT(leaf_that_traps));
     CHECK_CHAIN(0, AT(leaf_that_traps), AT(calls_leaf), AT(interrupted_leaf));
+}
+
+/* The first instruction has been interrupted: one byte before it is another function. */
+static void look_and_step_over(int signo, siginfo_t *info, void *context)
+{
+    ucontext_t *uc = context;
+    on_signal_look_here(signo, info, context);
+    uc->uc_mcontext.gregs[REG_RIP] += 2;
+}
+
+static void interrupted_first_instruction(void)
+{
+    handle(SIGILL, look_and_step_over, 0);
+    calls_leaf();
+    CHECK_CHAIN(0, AT(look_here), AT(on_signal_look_here), AT(look_and_step_over));
+    CHECK_CHAIN(4, AT(leaf_that_traps), AT(calls_leaf), AT(interrupted_first_instruction));
+}
+
+/* Interrupted exactly where a new row begins. */
+void pushes_and_traps(void);
+__asm__(".pushsection .text\n"
+        ".type pushes_and_traps, @function\n"
+        "pushes_and_traps:\n"
+        ".cfi_startproc\n"
+        "subq $24, %rsp\n"
+        ".cfi_def_cfa_offset 32\n"
+        "ud2\n"
+        "addq $24, %rsp\n"
+        ".cfi_def_cfa_offset 8\n"
+        "ret\n"
+        ".cfi_endproc\n"
+        ".size pushes_and_traps, . - pushes_and_traps\n"
+        ".popsection\n");
+
+static OWN void calls_pushes(void)
+{
+    pushes_and_traps();
+    after = 1;
+}
+
+static void interrupted_at_a_new_row(void)
+{
+    handle(SIGILL, step_over, 0);
+    calls_pushes();
+    CHECK_CHAIN(0, AT(pushes_and_traps), AT(calls_pushes), AT(interrupted_at_a_new_row));
+}
+
+/* Hand-written code without frame information, in an object that has it. */
+void without_information(void (*)(void));
+__asm__(".pushsection .text\n"
+        ".type without_information, @function\n"
+        "without_information:\n"
+        "pushq %rbp\n"
+        "movq %rsp, %rbp\n"
+        "call *%rdi\n"
+        "popq %rbp\n"
+        "ret\n"
+        ".size without_information, . - without_information\n"
+        ".popsection\n");
+
+static OWN void calls_without_information(void)
+{
+    without_information(look_here);
+    after = 1;
+}
+
+static void gap_in_the_information(void)
+{
+    calls_without_information();
+    CHECK_CHAIN(0, AT(look_here), 0, AT(calls_without_information), AT(gap_in_the_information));
+    CHECK(!guessed);
 }
 
 static OWN void raises(void)
@@ -320,12 +392,18 @@ static void call_of_data(void)
 static const unsigned char with_frame_pointer[] = {0x55, 0x48, 0x89, 0xe5, 0xff, 0xd7, 0x5d, 0xc3};
 static const unsigned char without_frame_pointer[] = {0x48, 0x83, 0xec, 0x28, 0xff, 0xd7, 0x48, 0x83, 0xc4, 0x28, 0xc3};
 
-static OWN void calls_made_code(const void *code, size_t size)
+static void *make_code(const void *code, size_t size)
 {
     void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(page != MAP_FAILED);
     memcpy(page, code, size);
     CHECK(mprotect(page, 4096, PROT_READ | PROT_EXEC) == 0);
+    return page;
+}
+
+static OWN void calls_made_code(const void *code, size_t size)
+{
+    void *page = make_code(code, size);
     ((void (*)(void (*)(void)))(uintptr_t)page)(look_here);
     after = 1;
 }
@@ -341,6 +419,53 @@ static void made_code_without_frame_pointer(void)
 {
     calls_made_code(without_frame_pointer, sizeof(without_frame_pointer));
     CHECK_CHAIN(0, AT(look_here), 0, AT(calls_made_code), AT(made_code_without_frame_pointer));
+}
+
+/* The same, and each word of its frame looks like a return address: of a function that would lead on to the next word. */
+static const unsigned char with_decoys[] = {0x48, 0x83, 0xec, 0x48, 0x48, 0x89, 0x34, 0x24, 0x48, 0x89, 0x74, 0x24, 0x08,
+                                            0x48, 0x89, 0x74, 0x24, 0x10, 0x48, 0x89, 0x74, 0x24, 0x18, 0x48, 0x89, 0x74,
+                                            0x24, 0x20, 0x48, 0x89, 0x74, 0x24, 0x28, 0x48, 0x89, 0x74, 0x24, 0x30, 0x48,
+                                            0x89, 0x74, 0x24, 0x38, 0xff, 0xd7, 0x48, 0x83, 0xc4, 0x48, 0xc3};
+
+void decoy(void);
+__asm__(".pushsection .text\n"
+        ".type decoy, @function\n"
+        "decoy:\n"
+        ".cfi_startproc\n"
+        "call *%rdi\n"
+        "1: ret\n"
+        ".cfi_endproc\n"
+        ".size decoy, . - decoy\n"
+        ".popsection\n");
+
+/* Its caller has a frame pointer, so that the end of the frame is known. */
+static OWN __attribute__((optimize("no-omit-frame-pointer"))) void calls_with_decoys(void *page)
+{
+    ((void (*)(void (*)(void), uintptr_t))(uintptr_t)page)(look_here, (uintptr_t)decoy + 2);
+    after = 1;
+}
+
+static void made_code_with_decoys(void)
+{
+    calls_with_decoys(make_code(with_decoys, sizeof(with_decoys)));
+    CHECK_CHAIN(0, AT(look_here), 0, AT(calls_with_decoys), AT(made_code_with_decoys));
+    CHECK(!guessed);
+}
+
+/* A signal trampoline of its own making, as other languages' runtimes have: mov $15, %rax; syscall. */
+static void made_trampoline(void)
+{
+    static const unsigned char code[] = {0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05};
+    struct {
+        void (*handler)(int, siginfo_t *, void *);
+        unsigned long flags;
+        void *restorer;
+        uint64_t mask;
+    } action = {on_signal_look_here, SA_SIGINFO | 0x04000000 /* SA_RESTORER */, make_code(code, sizeof(code)), 0};
+    CHECK(syscall(SYS_rt_sigaction, SIGUSR1, &action, NULL, sizeof(action.mask)) == 0);
+    raises();
+    CHECK_CHAIN(0, AT(look_here), AT(on_signal_look_here), 0);
+    check_raised(made_trampoline);
 }
 
 static OWN void in_function_inner(bool *yes, bool *no)
@@ -371,12 +496,17 @@ static const struct check_case cases[] = {
     {"as backtrace()", as_backtrace},
     {"noreturn call at the end", noreturn_at_the_end},
     {"interrupted leaf", interrupted_leaf},
+    {"interrupted first instruction", interrupted_first_instruction},
+    {"interrupted at a new row", interrupted_at_a_new_row},
+    {"gap in the information", gap_in_the_information},
     {"signal frame", through_a_signal_frame},
     {"alternate stack", from_an_alternate_stack},
     {"call of NULL", call_of_null},
     {"call of data", call_of_data},
     {"made code with a frame pointer", made_code_with_frame_pointer},
     {"made code without a frame pointer", made_code_without_frame_pointer},
+    {"made code with decoys", made_code_with_decoys},
+    {"made trampoline", made_trampoline},
     {"in function", in_function},
 };
 CHECK_MAIN(cases)

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <link.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -134,9 +135,17 @@ CALLER(by_register, "pushq %r12\n.cfi_def_cfa_offset 16\n.cfi_offset %r12, -16\n
                     "movq %r12, %rbx\npopq %r12\nret\n");
 /* remember and restore, nested, with advances of each size before the call */
 CALLER(by_states, "pushq %rbp\n.cfi_def_cfa_offset 16\n.cfi_offset %rbp, -16\nmovq %rsp, %rbp\n.cfi_def_cfa_register %rbp\n"
-                  ".cfi_remember_state\n.cfi_remember_state\nnop\n.cfi_def_cfa %rsp, 800\n.fill 100, 1, 0x90\n"
-                  ".cfi_restore_state\n.fill 300, 1, 0x90\n.cfi_undefined %rbp\n.fill 70000, 1, 0x90\n"
+                  ".cfi_remember_state\nnop\n.cfi_def_cfa %rsp, 800\n.cfi_remember_state\n.fill 100, 1, 0x90\n"
+                  ".cfi_def_cfa %rsp, 900\n.fill 300, 1, 0x90\n.cfi_restore_state\n.fill 70000, 1, 0x90\n"
                   ".cfi_restore_state\nsubq $64, %rsp\ncall *%rdi\nleave\n.cfi_def_cfa %rsp, 8\nret\n");
+/* rbx was saved and is back in its register; where it was saved is something else */
+CALLER(by_restore, "pushq %rbx\n.cfi_def_cfa_offset 16\n.cfi_offset %rbx, -16\npopq %rbx\n.cfi_restore %rbx\n"
+                   ".cfi_def_cfa_offset 8\npushq %rdi\n.cfi_def_cfa_offset 16\ncall *%rdi\n"
+                   "addq $8, %rsp\n.cfi_def_cfa_offset 8\nret\n");
+/* a frame of no size: its return address would be found again and again */
+CALLER(without_progress, "subq $8, %rsp\n.cfi_def_cfa %rsp, 0\ncall *%rdi\naddq $8, %rsp\nret\n");
+/* a return address of 0, as some runtimes mark the root */
+CALLER(called_by_zero, "subq $24, %rsp\nmovq $0, 8(%rsp)\n.cfi_def_cfa %rsp, 16\ncall *%rdi\naddq $24, %rsp\nret\n");
 /* the caller can't be known: the root */
 CALLER(without_caller, "subq $8, %rsp\n.cfi_def_cfa_offset 16\n.cfi_undefined %rip\ncall *%rdi\naddq $8, %rsp\nret\n");
 
@@ -172,7 +181,7 @@ static OWN void through(void (*function)(void (*)(void)))
 
 static void rare_rules(void)
 {
-    void (*const all[])(void (*)(void)) = {by_expression, saved_by_expression, by_register, by_states};
+    void (*const all[])(void (*)(void)) = {by_expression, saved_by_expression, by_register, by_states, by_restore};
     for (size_t i = 0; i < FP_COUNT(all); i++) {
         through(all[i]);
         CHECK_EQUAL(n_seen, 3);
@@ -186,6 +195,28 @@ static void rare_rules(void)
     CHECK_EQUAL(rbx[2], frame_address - 8);
     through(without_caller);
     CHECK_EQUAL(n_seen, 2);
+    CHECK(unwind.end == FP_UNWIND_ROOT);
+}
+
+static fp_addr pcs[64];
+static uint32_t n_pcs;
+
+static OWN void see_all(void)
+{
+    struct fp_registers start;
+    fp_registers_here(&start);
+    open_reader();
+    n_pcs = fp_unwind(&unwind, &start, pcs, 64);
+}
+
+static void frames_that_lead_nowhere(void)
+{
+    without_progress(see_all);
+    CHECK(n_pcs >= 2 && n_pcs < 64);
+    for (uint32_t i = 1; i < n_pcs; i++)
+        CHECK(pcs[i] != pcs[i - 1]);
+    called_by_zero(see_all);
+    CHECK_EQUAL(n_pcs, 2);
     CHECK(unwind.end == FP_UNWIND_ROOT);
 }
 
@@ -247,30 +278,51 @@ static void many_mappings(void)
 }
 
 /* dladdr() is what CPython's own report uses. */
+static void check_symbols(fp_addr from, uint32_t step, bool exact)
+{
+    for (uint32_t j = 0; j < FP_C_FRAMES_MAX; j++) {
+        fp_addr pc = from + j * step;
+        const struct fp_object *o = fp_object_of(&unwind, pc - !exact);
+        CHECK(o != NULL);
+        unwind.frames[j] = (struct fp_c_frame){.pc = pc, .exact = exact, .bias = o->bias, .key = o->key};
+    }
+    fp_symbols_find(&unwind, FP_C_FRAMES_MAX);
+    for (uint32_t j = 0; j < FP_C_FRAMES_MAX; j++) {
+        const struct fp_c_frame *f = &unwind.frames[j];
+        Dl_info info;
+        CHECK(dladdr((void *)(uintptr_t)(f->pc - !exact), &info) != 0);
+        CHECK((f->name != 0) == (info.dli_sname != NULL));
+        CHECK_EQUAL(f->symbol, (uintptr_t)info.dli_saddr);
+        CHECK(f->name == 0 || strcmp((const char *)(uintptr_t)f->name, info.dli_sname) == 0);
+    }
+}
+
 static void symbols_as_dladdr(void)
 {
     static const char *const around[] = {"malloc", "qsort", "printf", "__libc_start_main", "pthread_create"};
     open_reader();
     for (size_t i = 0; i < FP_COUNT(around); i++) {
         fp_addr middle = (uintptr_t)dlsym(RTLD_DEFAULT, around[i]);
-        for (uint32_t k = 0; k < 40 * FP_C_FRAMES_MAX; k += FP_C_FRAMES_MAX) {
-            for (uint32_t j = 0; j < FP_C_FRAMES_MAX; j++) {
-                fp_addr pc = middle + (k + j) * 13 - 2000;
-                const struct fp_object *o = fp_object_of(&unwind, pc);
-                CHECK(o != NULL);
-                unwind.frames[j] = (struct fp_c_frame){.pc = pc, .exact = true, .bias = o->bias, .key = o->key};
-            }
-            fp_symbols_find(&unwind, FP_C_FRAMES_MAX);
-            for (uint32_t j = 0; j < FP_C_FRAMES_MAX; j++) {
-                const struct fp_c_frame *f = &unwind.frames[j];
-                Dl_info info;
-                CHECK(dladdr((void *)(uintptr_t)f->pc, &info) != 0);
-                CHECK((f->name != 0) == (info.dli_sname != NULL));
-                CHECK_EQUAL(f->symbol, (uintptr_t)info.dli_saddr);
-                CHECK(f->name == 0 || strcmp((const char *)(uintptr_t)f->name, info.dli_sname) == 0);
-            }
+        for (uint32_t k = 0; k < 40; k++) {
+            check_symbols(middle - 2000 + 13 * FP_C_FRAMES_MAX * k, 13, true);
+            check_symbols(middle - 2000 + 5 * FP_C_FRAMES_MAX * k, 5, false);
         }
     }
+}
+
+/* The kernel's object: its table of symbols isn't relocated. */
+static void symbols_of_the_vdso(void)
+{
+    uint32_t named = 0;
+    open_reader();
+    fp_addr base = getauxval(AT_SYSINFO_EHDR);
+    CHECK(base != 0);
+    for (uint32_t k = 0; k < 4096 / FP_C_FRAMES_MAX; k++) {
+        check_symbols(base + FP_C_FRAMES_MAX * k, 1, true);
+        for (uint32_t j = 0; j < FP_C_FRAMES_MAX; j++)
+            named += unwind.frames[j].name != 0;
+    }
+    CHECK(named > 100);
 }
 
 static void size_of_the_memory(void)
@@ -280,6 +332,7 @@ static void size_of_the_memory(void)
 
 static const struct check_case cases[] = {
     {"expressions", expression_values}, {"bad expressions", bad_expressions}, {"rare rules", rare_rules},
+    {"frames that lead nowhere", frames_that_lead_nowhere}, {"symbols of the vdso", symbols_of_the_vdso},
     {"objects", objects},               {"many mappings", many_mappings},     {"symbols as dladdr()", symbols_as_dladdr},
     {"size", size_of_the_memory},
 };

@@ -83,16 +83,28 @@ static bool by_frame_pointer(struct fp_unwind *u)
     return frame_end(u) != 0 && go_to(u, fp_load64(u->reader, rbp + 8), rbp + 16, fp_load64(u->reader, rbp));
 }
 
+/* Can the call before `pc` have led to `place`?  A direct one leads to code of the same mapping, or by the linkage table of
+   an object to another object. */
+static bool can_have_called(struct fp_unwind *u, fp_addr pc, fp_addr place)
+{
+    if (fp_load8(u->reader, pc - 5) != 0xe8 || fp_object_of(u, place) != NULL)
+        return true;
+    const struct fp_mapping *called = fp_maps_find(&u->maps, pc + (fp_addr)(int64_t)(int32_t)fp_load32(u->reader, pc - 4));
+    return called != NULL && place >= called->start && place < called->end;
+}
+
 /* Is the word at `slot` the return address into a function with frame information, which leads on to another call, and to
    the stack pointer `end` if that isn't 0?  Then goes to that function. */
 static bool try_slot(struct fp_unwind *u, fp_addr slot, fp_addr end)
 {
     const struct fp_registers before = u->now;
     const bool exact = u->exact;
+    fp_addr place = u->now.r[FP_REG_PC] - !exact;
     if (!go_to(u, fp_load64(u->reader, slot), slot + 8, u->now.r[FP_REG_RBP]))
         return false;
     const struct fp_registers candidate = u->now;
-    bool good = fp_step_by_information(u) == FP_STEP_CALLER && follows_call(u, u->now.r[FP_REG_PC]) &&
+    bool good = can_have_called(u, candidate.r[FP_REG_PC], place) && fp_step_by_information(u) == FP_STEP_CALLER &&
+                follows_call(u, u->now.r[FP_REG_PC]) &&
                 (end == 0 || u->now.r[FP_REG_RSP] == end);
     u->now = good ? candidate : before;
     u->exact = good ? false : exact;

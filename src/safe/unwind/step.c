@@ -99,7 +99,7 @@ static enum fp_step by_row(struct fp_unwind *u, bool is_signal_frame)
         return FP_STEP_UNKNOWN;
     if (next.r[FP_REG_PC] == 0)
         return FP_STEP_ROOT;
-    if (!is_signal_frame && !fp_is_code(u, next.r[FP_REG_PC] - 1))
+    if (!is_signal_frame && !fp_is_code(u, next.r[FP_REG_PC] - 1) && !fp_is_code(u, next.r[FP_REG_PC]))
         return FP_STEP_UNKNOWN;
     u->now = next;
     u->exact = is_signal_frame;

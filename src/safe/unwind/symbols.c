@@ -1,6 +1,6 @@
 /* The nearest symbols of the frames, from the dynamic symbol tables in memory.  Any context.
  *
- * A symbol counts as the loader's own look-up counts it: defined, not thread-local, and the address inside of its size.
+ * A symbol counts as the loader's own look-up counts it: defined, in memory, not thread-local, and the address inside of its size.
  * One pass over an object's table serves all frames in it. */
 #include <elf.h>
 
@@ -103,7 +103,8 @@ static void offer(struct wanted *w, const Elf64_Sym *s)
     fp_addr start = w->bias + s->st_value;
     if (start > w->high || (w->low > start && w->low - start > s->st_size))
         return;
-    if (ELF64_ST_TYPE(s->st_info) == STT_TLS || (s->st_shndx == SHN_UNDEF && s->st_value == 0))
+    if (ELF64_ST_TYPE(s->st_info) == STT_TLS || s->st_shndx == SHN_ABS ||
+        (s->st_shndx == SHN_UNDEF && s->st_value == 0))
         return;
     for (uint32_t i = 0; i < w->n; i++) {
         struct fp_c_frame *f = &w->u->frames[i];
