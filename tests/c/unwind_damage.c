@@ -1,6 +1,7 @@
 /* The unwinder on memory that fails or lies: every report ends, and what is left of it is well-formed. */
 #define _GNU_SOURCE
 #include <link.h>
+#include <sys/resource.h>
 #include <sys/uio.h>
 
 #include "check.h"
@@ -139,6 +140,33 @@ static void all_reads_fail_from_one_on(void)
     }
 }
 
+static void everything_flipped(void)
+{
+    for (uint32_t i = 0; i < 1000; i++) {
+        plan.reads = 0;
+        plan.seed = i;
+        plan.flip_one_of = 2u << i % 12;
+        plan.start = 0;
+        plan.end = UINT64_MAX;
+        sorts();
+        check_text();
+    }
+}
+
+/* The loader's list in place of the kernel's map. */
+static void without_descriptors(void)
+{
+    const struct rlimit none = {0, 0};
+    CHECK(setrlimit(RLIMIT_NOFILE, &none) == 0);
+    undamaged();
+    plan.reads = 0;
+    each_read_fails_once();
+    plan.fail_first = plan.fail_last = plan.reads = 0;
+    all_reads_fail_from_one_on();
+    plan.fail_first = plan.fail_last = 0;
+    everything_flipped();
+}
+
 /* The parts of this program and of the C library that the unwinder reads. */
 struct part {
     uint32_t type; /* of the program header */
@@ -206,19 +234,6 @@ static void flipped_stack(void)
     }
 }
 
-static void everything_flipped(void)
-{
-    for (uint32_t i = 0; i < 1000; i++) {
-        plan.reads = 0;
-        plan.seed = i;
-        plan.flip_one_of = 2u << i % 12;
-        plan.start = 0;
-        plan.end = UINT64_MAX;
-        sorts();
-        check_text();
-    }
-}
-
 /* The frame description of sorts() in a copied image is made unusable: then its caller can't be told, but nothing worse. */
 static void damaged_description(void)
 {
@@ -260,5 +275,6 @@ static const struct check_case cases[] = {
     {"flipped symbols", flipped_symbols},
     {"flipped stack", flipped_stack},
     {"everything flipped", everything_flipped},
+    {"without descriptors", without_descriptors},
 };
 CHECK_MAIN(cases)

@@ -2,7 +2,9 @@
 #define _GNU_SOURCE
 #include <alloca.h>
 #include <execinfo.h>
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 
@@ -468,6 +470,24 @@ static void made_trampoline(void)
     check_raised(made_trampoline);
 }
 
+/* Without a descriptor to spare the map can't be opened. */
+static void without_descriptors(void)
+{
+    const struct rlimit none = {0, 0};
+    size_t size;
+    CHECK(setrlimit(RLIMIT_NOFILE, &none) == 0);
+    CHECK(open("/proc/self/maps", O_RDONLY) < 0);
+    plain_outer(1);
+    CHECK_CHAIN(0, AT(look_here), AT(plain_inner), AT(plain_outer), AT(without_descriptors));
+    CHECK(fp_maps_name(&unwind.maps, AT(without_descriptors), &size) != NULL && size > 0);
+    const char *name = fp_maps_name(&unwind.maps, AT(qsort), &size);
+    CHECK(memmem(name, size, "libc.so.6", 9) != NULL);
+    handle(SIGUSR1, on_signal_look_here, 0);
+    raises();
+    CHECK_CHAIN(0, AT(look_here), AT(on_signal_look_here));
+    check_raised(without_descriptors);
+}
+
 static OWN void in_function_inner(bool *yes, bool *no)
 {
     struct fp_registers start;
@@ -507,6 +527,7 @@ static const struct check_case cases[] = {
     {"made code without a frame pointer", made_code_without_frame_pointer},
     {"made code with decoys", made_code_with_decoys},
     {"made trampoline", made_trampoline},
+    {"without descriptors", without_descriptors},
     {"in function", in_function},
 };
 CHECK_MAIN(cases)

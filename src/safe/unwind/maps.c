@@ -190,14 +190,18 @@ static const struct fp_mapping *scan_for(struct fp_maps *m, fp_addr address)
     return address >= m->spare.start && address < m->spare.end ? &m->spare : NULL;
 }
 
+void fp_maps_load(struct fp_maps *m)
+{
+    struct scan s = {.maps = m};
+    m->partial = false;
+    m->n = m->names_used = 0;
+    m->spare = (struct fp_mapping){0};
+    scan_map(&s);
+}
+
 const struct fp_mapping *fp_maps_find(struct fp_maps *m, fp_addr address)
 {
     uint32_t low = 0, high;
-    if (!m->loaded) {
-        struct scan s = {.maps = m};
-        m->loaded = true;
-        scan_map(&s);
-    }
     for (high = m->n; low < high;) {
         uint32_t middle = low + (high - low) / 2;
         if (address < m->at[middle].start)

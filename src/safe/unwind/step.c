@@ -26,11 +26,11 @@ void fp_unwind_open(struct fp_unwind *u, struct fp_reader *reader)
 {
     u->reader = reader;
     u->next_object = 0;
-    u->maps.loaded = u->maps.partial = false;
-    u->maps.n = u->maps.names_used = 0;
-    u->maps.spare = (struct fp_mapping){0};
     for (uint32_t i = 0; i < FP_OBJECTS_MAX; i++)
         u->objects[i].key = 0;
+    fp_maps_load(&u->maps);
+    if (u->maps.n == 0)
+        fp_maps_from_loader(u);
 }
 
 void fp_unwind_start(struct fp_unwind *u, const struct fp_registers *registers)

@@ -40,7 +40,6 @@ struct fp_mapping {
 
 /* The executable mappings of this process, by address. */
 struct fp_maps {
-    bool loaded;
     bool partial; /* more than fit */
     uint32_t n;
     uint32_t names_used;
@@ -120,7 +119,7 @@ struct fp_unwind {
     struct fp_maps maps;
 };
 
-/* Gets ready for one report: forgets what is loaded. */
+/* Gets ready for one report: finds out what is loaded. */
 FP_HIDDEN void fp_unwind_open(struct fp_unwind *unwind, struct fp_reader *reader);
 
 /* The registers at the point that a signal handler's third argument tells of. */
@@ -174,7 +173,12 @@ FP_HIDDEN bool fp_step_by_guess(struct fp_unwind *unwind);
 /* The registers in the kernel's order (REG_R8 and so on, sys/ucontext.h). */
 FP_HIDDEN void fp_registers_of_gregs(struct fp_registers *registers, const long long *gregs);
 
-/* maps.c: the executable mapping of an address, NULL if there is none. */
+/* maps.c: reads the kernel's map; an empty table if it can't be opened. */
+FP_HIDDEN void fp_maps_load(struct fp_maps *maps);
+/* loader.c: fills an empty table with the code of what is loaded. */
+FP_HIDDEN void fp_maps_from_loader(struct fp_unwind *unwind);
+
+/* The executable mapping of an address, NULL if there is none. */
 FP_HIDDEN const struct fp_mapping *fp_maps_find(struct fp_maps *maps, fp_addr address);
 static inline bool fp_is_code(struct fp_unwind *unwind, fp_addr address)
 {
