@@ -1,6 +1,6 @@
 """Compares our C stacks with gdb's: the same process, the same registers.
 
-    python bench/c_stack_vs_gdb.py --sampler BUILD/tests/c/libfp_sampler.so [--samples 1000] [--python PYTHON] [--show 5]
+    python bench/c_stack_vs_gdb.py --sampler BUILD/tests/c/libfp_sampler.so [--samples 1000] [--python PYTHON]
 
 A preloaded library samples its process by SIGPROF and writes what our unwinder finds from the interrupted registers.
 gdb stops at each of these signals before it is delivered, so that it unwinds from the same registers.  PYTHON (default:
@@ -65,7 +65,9 @@ def sample(command, args):
             + "end\n"
         )
         gdb = ["gdb", "-nx", "-q", "-batch", "-x", str(script), "--args", *command]
-        done = subprocess.run(gdb, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            gdb, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         if not theirs.exists() or not ours.exists():
             sys.exit(f"gdb has written no stacks:\n{done.stdout[-3000:]}")
         read = [[int(x, 16) for x in line.split()] for line in ours.read_text().splitlines()]

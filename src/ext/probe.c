@@ -77,8 +77,7 @@ static PyObject *probe_c_stack(PyObject *self, PyObject *args)
 /* In the signal handler: the stack of what was interrupted, and whether that is Py_FatalError. */
 static void show_and_exit(int signo, siginfo_t *info, void *context)
 {
-    const fp_addr fatal[] = {(fp_addr)(uintptr_t)(Py_FatalError), (fp_addr)(uintptr_t)_Py_FatalErrorFunc,
-                             fatal_format};
+    const fp_addr fatal[] = {(fp_addr)(uintptr_t)(Py_FatalError), (fp_addr)(uintptr_t)_Py_FatalErrorFunc, fatal_format};
     struct fp_reader reader;
     struct fp_registers start;
     (void)signo, (void)info;
@@ -95,8 +94,8 @@ static void show_and_exit(int signo, siginfo_t *info, void *context)
     _exit(7);
 }
 
-/* _c_stack_on(signo, fd, address): from now on the signal writes the C stack and ends the process.  address: of a function
-   that counts as Py_FatalError, beside that one and _Py_FatalErrorFunc */
+/* _c_stack_on(signo, fd, address): from now on the signal writes the C stack and ends the process.  address: of a
+   function that counts as Py_FatalError, beside that one and _Py_FatalErrorFunc */
 static PyObject *probe_c_stack_on(PyObject *self, PyObject *args)
 {
     struct sigaction action = {.sa_sigaction = show_and_exit, .sa_flags = SA_SIGINFO | SA_ONSTACK};
@@ -119,6 +118,7 @@ PyMethodDef fp_ext_probe_methods[] = {
     {"_c_stack", probe_c_stack, METH_VARARGS,
      PyDoc_STR("_c_stack($module, fd, /)\n--\n\nWrite this thread's C stack, for tests.")},
     {"_c_stack_on", probe_c_stack_on, METH_VARARGS,
-     PyDoc_STR("_c_stack_on($module, signo, fd, address, /)\n--\n\nWrite the C stack on a signal and exit, for tests.")},
+     PyDoc_STR(
+         "_c_stack_on($module, signo, fd, address, /)\n--\n\nWrite the C stack on a signal and exit, for tests.")},
     {NULL, NULL, 0, NULL},
 };

@@ -1,4 +1,4 @@
-/* What the C tests share: checks that end a case, and cases that each run in a child, so that a crash becomes a report. */
+/* What the C tests share: checks that end a case; each case runs in a child, so that a crash becomes a report. */
 #ifndef FP_CHECK_H
 #define FP_CHECK_H
 
@@ -9,21 +9,21 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CHECK(condition)                                                                \
-    do {                                                                                \
-        if (!(condition)) {                                                             \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);     \
-            _exit(1);                                                                   \
-        }                                                                               \
+#define CHECK(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                                    \
+            _exit(1);                                                                                                  \
+        }                                                                                                              \
     } while (0)
 
-#define CHECK_EQUAL(a, b)                                                                                       \
-    do {                                                                                                        \
-        unsigned long long a_ = (unsigned long long)(a), b_ = (unsigned long long)(b);                          \
-        if (a_ != b_) {                                                                                         \
-            fprintf(stderr, "%s:%d: %s is %#llx, not %s, %#llx\n", __FILE__, __LINE__, #a, a_, #b, b_);         \
-            _exit(1);                                                                                           \
-        }                                                                                                       \
+#define CHECK_EQUAL(a, b)                                                                                              \
+    do {                                                                                                               \
+        unsigned long long a_ = (unsigned long long)(a), b_ = (unsigned long long)(b);                                 \
+        if (a_ != b_) {                                                                                                \
+            fprintf(stderr, "%s:%d: %s is %#llx, not %s, %#llx\n", __FILE__, __LINE__, #a, a_, #b, b_);                \
+            _exit(1);                                                                                                  \
+        }                                                                                                              \
     } while (0)
 
 struct check_case {
@@ -57,10 +57,10 @@ static inline int check_all(const struct check_case *cases, size_t n)
     return failed;
 }
 
-#define CHECK_MAIN(cases)                                              \
-    int main(void)                                                     \
-    {                                                                  \
-        return check_all(cases, sizeof(cases) / sizeof((cases)[0]));   \
+#define CHECK_MAIN(cases)                                                                                              \
+    int main(void)                                                                                                     \
+    {                                                                                                                  \
+        return check_all(cases, sizeof(cases) / sizeof((cases)[0]));                                                   \
     }
 
 #endif

@@ -1,7 +1,7 @@
 /* Preloaded by bench/c_stack_vs_gdb.py: unwinds its process on each SIGPROF and writes the addresses.  Signal handler.
  *
- * FP_SAMPLER_OUT: the file for the records; FP_SAMPLER_US: CPU time between samples.  A record is a line: rip, rsp, then
- * the frames, in hexadecimal. */
+ * FP_SAMPLER_OUT: the file for the records; FP_SAMPLER_US: CPU time between samples.  A record is a line: rip, rsp,
+ * then the frames, in hexadecimal. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <signal.h>

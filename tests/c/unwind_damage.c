@@ -181,8 +181,8 @@ static int add_parts(struct dl_phdr_info *info, size_t size, void *wanted)
     for (int i = 0; i < info->dlpi_phnum; i++) {
         const ElfW(Phdr) *p = &info->dlpi_phdr[i];
         if (p->p_type == *(uint32_t *)wanted && n_parts < 32)
-            parts[n_parts++] = (struct part){p->p_type, info->dlpi_addr + p->p_vaddr,
-                                             info->dlpi_addr + p->p_vaddr + p->p_memsz};
+            parts[n_parts++] =
+                (struct part){p->p_type, info->dlpi_addr + p->p_vaddr, info->dlpi_addr + p->p_vaddr + p->p_memsz};
     }
     return 0;
 }
@@ -234,7 +234,8 @@ static void flipped_stack(void)
     }
 }
 
-/* The frame description of sorts() in a copied image is made unusable: then its caller can't be told, but nothing worse. */
+/* The frame description of sorts() in a copied image is made unusable: then its caller can't be told, but nothing
+ * worse. */
 static void damaged_description(void)
 {
     static uint8_t image[4096];

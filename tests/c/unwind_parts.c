@@ -29,46 +29,46 @@ static const struct {
     uint64_t value;
 } expressions[] = {
 #define E(code, value) {code, sizeof(code) - 1, value}
-    E("\x01\x30", 0),                                                     /* lit0 */
-    E("\x01\x4f", 31),                                                    /* lit31 */
-    E("\x09\x03\x08\x07\x06\x05\x04\x03\x02\x01", 0x0102030405060708),    /* addr */
-    E("\x02\x08\xff", 255),                                               /* const1u */
-    E("\x02\x09\xff", UINT64_MAX),                                        /* const1s */
-    E("\x03\x0a\x34\x12", 0x1234),                                        /* const2u */
-    E("\x03\x0b\x00\x80", 0xffffffffffff8000),                            /* const2s */
-    E("\x05\x0c\x01\x00\x00\x80", 0x80000001),                            /* const4u */
-    E("\x05\x0d\x01\x00\x00\x80", 0xffffffff80000001),                    /* const4s */
-    E("\x09\x0e\x01\x00\x00\x00\x00\x00\x00\x80", 0x8000000000000001),    /* const8u */
-    E("\x03\x10\xe5\x0e", 0x765),                                         /* constu */
-    E("\x02\x11\x7f", UINT64_MAX),                                        /* consts */
-    E("\x02\x70\x00", 1000),                                              /* breg0 0 */
-    E("\x02\x76\x7c", 1002),                                              /* breg6 -4 */
-    E("\x03\x92\x10\x08", 1024),                                          /* bregx 16, 8 */
-    E("\x03\x77\x00\x06", 11),                                            /* breg7 0, deref */
-    E("\x04\x77\x08\x94\x04", 0x76543210),                                /* breg7 8, deref_size 4 */
-    E("\x03\x35\x12\x22", 10),                                            /* lit5, dup, plus */
-    E("\x03\x31\x32\x13", 1),                                             /* lit1, lit2, drop */
-    E("\x03\x31\x32\x14", 1),                                             /* over */
-    E("\x05\x31\x32\x33\x15\x02", 1),                                     /* pick 2 */
-    E("\x04\x31\x35\x16\x1c", 4),                                         /* lit1, lit5, swap, minus: 5 - 1 */
-    E("\x06\x32\x33\x35\x17\x1c\x1e", 0xfffffffffffffffb),                /* 2 3 5 rot: 5 2 3; minus, mul: 5 * -1 */
-    E("\x03\x09\xfb\x19", 5),                                             /* abs */
-    E("\x03\x3c\x3a\x1a", 8),                                             /* and */
-    E("\x04\x09\xf9\x32\x1b", (uint64_t)-3),                              /* -7 div 2 */
-    E("\x03\x37\x35\x1d", 2),                                             /* mod */
-    E("\x02\x35\x1f", (uint64_t)-5),                                      /* neg */
-    E("\x02\x30\x20", UINT64_MAX),                                        /* not */
-    E("\x03\x3c\x3a\x21", 14),                                            /* or */
-    E("\x04\x31\x23\x80\x01", 129),                                       /* plus_uconst */
-    E("\x03\x31\x33\x24", 8),                                             /* shl */
-    E("\x04\x09\xf8\x4d\x25", 0x7ffffffffffffff8 >> 28),                  /* shr 29 of -8 */
-    E("\x04\x09\xf8\x31\x26", (uint64_t)-4),                              /* shra */
-    E("\x03\x3c\x3a\x27", 6),                                             /* xor */
-    E("\x03\x31\x32\x2d", 1),                                             /* lt */
-    E("\x04\x09\xff\x31\x2a", 0),                                         /* -1 ge 1: signed */
-    E("\x06\x31\x31\x28\x01\x00\x45", 1),                                 /* lit1, lit1, bra over lit21 */
-    E("\x06\x31\x30\x28\x01\x00\x45", 21),                                /* not taken */
-    E("\x06\x31\x2f\x01\x00\x45\x96", 1),                                 /* skip, nop */
+    E("\x01\x30", 0),                                                  /* lit0 */
+    E("\x01\x4f", 31),                                                 /* lit31 */
+    E("\x09\x03\x08\x07\x06\x05\x04\x03\x02\x01", 0x0102030405060708), /* addr */
+    E("\x02\x08\xff", 255),                                            /* const1u */
+    E("\x02\x09\xff", UINT64_MAX),                                     /* const1s */
+    E("\x03\x0a\x34\x12", 0x1234),                                     /* const2u */
+    E("\x03\x0b\x00\x80", 0xffffffffffff8000),                         /* const2s */
+    E("\x05\x0c\x01\x00\x00\x80", 0x80000001),                         /* const4u */
+    E("\x05\x0d\x01\x00\x00\x80", 0xffffffff80000001),                 /* const4s */
+    E("\x09\x0e\x01\x00\x00\x00\x00\x00\x00\x80", 0x8000000000000001), /* const8u */
+    E("\x03\x10\xe5\x0e", 0x765),                                      /* constu */
+    E("\x02\x11\x7f", UINT64_MAX),                                     /* consts */
+    E("\x02\x70\x00", 1000),                                           /* breg0 0 */
+    E("\x02\x76\x7c", 1002),                                           /* breg6 -4 */
+    E("\x03\x92\x10\x08", 1024),                                       /* bregx 16, 8 */
+    E("\x03\x77\x00\x06", 11),                                         /* breg7 0, deref */
+    E("\x04\x77\x08\x94\x04", 0x76543210),                             /* breg7 8, deref_size 4 */
+    E("\x03\x35\x12\x22", 10),                                         /* lit5, dup, plus */
+    E("\x03\x31\x32\x13", 1),                                          /* lit1, lit2, drop */
+    E("\x03\x31\x32\x14", 1),                                          /* over */
+    E("\x05\x31\x32\x33\x15\x02", 1),                                  /* pick 2 */
+    E("\x04\x31\x35\x16\x1c", 4),                                      /* lit1, lit5, swap, minus: 5 - 1 */
+    E("\x06\x32\x33\x35\x17\x1c\x1e", 0xfffffffffffffffb),             /* 2 3 5 rot: 5 2 3; minus, mul: 5 * -1 */
+    E("\x03\x09\xfb\x19", 5),                                          /* abs */
+    E("\x03\x3c\x3a\x1a", 8),                                          /* and */
+    E("\x04\x09\xf9\x32\x1b", (uint64_t)-3),                           /* -7 div 2 */
+    E("\x03\x37\x35\x1d", 2),                                          /* mod */
+    E("\x02\x35\x1f", (uint64_t)-5),                                   /* neg */
+    E("\x02\x30\x20", UINT64_MAX),                                     /* not */
+    E("\x03\x3c\x3a\x21", 14),                                         /* or */
+    E("\x04\x31\x23\x80\x01", 129),                                    /* plus_uconst */
+    E("\x03\x31\x33\x24", 8),                                          /* shl */
+    E("\x04\x09\xf8\x4d\x25", 0x7ffffffffffffff8 >> 28),               /* shr 29 of -8 */
+    E("\x04\x09\xf8\x31\x26", (uint64_t)-4),                           /* shra */
+    E("\x03\x3c\x3a\x27", 6),                                          /* xor */
+    E("\x03\x31\x32\x2d", 1),                                          /* lt */
+    E("\x04\x09\xff\x31\x2a", 0),                                      /* -1 ge 1: signed */
+    E("\x06\x31\x31\x28\x01\x00\x45", 1),                              /* lit1, lit1, bra over lit21 */
+    E("\x06\x31\x30\x28\x01\x00\x45", 21),                             /* not taken */
+    E("\x06\x31\x2f\x01\x00\x45\x96", 1),                              /* skip, nop */
 #undef E
 };
 
@@ -86,7 +86,7 @@ static void expression_values(void)
         CHECK_EQUAL(value, expressions[i].value);
     }
     uint64_t value, initial = 40;
-    CHECK(fp_expression(&unwind, (uintptr_t) "\x02\x32\x22", &initial, &value));
+    CHECK(fp_expression(&unwind, (uintptr_t)"\x02\x32\x22", &initial, &value));
     CHECK_EQUAL(value, 42);
 }
 
@@ -115,9 +115,9 @@ static void bad_expressions(void)
 }
 
 /* A function that calls its argument on a stack of its own making, with frame information of the rarer kinds. */
-#define CALLER(name, body)                                                                               \
-    void name(void (*)(void));                                                                           \
-    __asm__(".pushsection .text\n.type " #name ", @function\n" #name ":\n.cfi_startproc\n" body          \
+#define CALLER(name, body)                                                                                             \
+    void name(void (*)(void));                                                                                         \
+    __asm__(".pushsection .text\n.type " #name ", @function\n" #name ":\n.cfi_startproc\n" body                        \
             ".cfi_endproc\n.size " #name ", . - " #name "\n.popsection\n")
 
 /* The frame address by an expression: breg7 24 + 8 */
@@ -134,10 +134,11 @@ CALLER(by_register, "pushq %r12\n.cfi_def_cfa_offset 16\n.cfi_offset %r12, -16\n
                     ".cfi_register %rbx, %r12\nmovl $9, %ebx\ncall *%rdi\n"
                     "movq %r12, %rbx\npopq %r12\nret\n");
 /* remember and restore, nested, with advances of each size before the call */
-CALLER(by_states, "pushq %rbp\n.cfi_def_cfa_offset 16\n.cfi_offset %rbp, -16\nmovq %rsp, %rbp\n.cfi_def_cfa_register %rbp\n"
-                  ".cfi_remember_state\nnop\n.cfi_def_cfa %rsp, 800\n.cfi_remember_state\n.fill 100, 1, 0x90\n"
-                  ".cfi_def_cfa %rsp, 900\n.fill 300, 1, 0x90\n.cfi_restore_state\n.fill 70000, 1, 0x90\n"
-                  ".cfi_restore_state\nsubq $64, %rsp\ncall *%rdi\nleave\n.cfi_def_cfa %rsp, 8\nret\n");
+CALLER(by_states,
+       "pushq %rbp\n.cfi_def_cfa_offset 16\n.cfi_offset %rbp, -16\nmovq %rsp, %rbp\n.cfi_def_cfa_register %rbp\n"
+       ".cfi_remember_state\nnop\n.cfi_def_cfa %rsp, 800\n.cfi_remember_state\n.fill 100, 1, 0x90\n"
+       ".cfi_def_cfa %rsp, 900\n.fill 300, 1, 0x90\n.cfi_restore_state\n.fill 70000, 1, 0x90\n"
+       ".cfi_restore_state\nsubq $64, %rsp\ncall *%rdi\nleave\n.cfi_def_cfa %rsp, 8\nret\n");
 /* rbx was saved and is back in its register; where it was saved is something else */
 CALLER(by_restore, "pushq %rbx\n.cfi_def_cfa_offset 16\n.cfi_offset %rbx, -16\npopq %rbx\n.cfi_restore %rbx\n"
                    ".cfi_def_cfa_offset 8\npushq %rdi\n.cfi_def_cfa_offset 16\ncall *%rdi\n"
@@ -331,9 +332,14 @@ static void size_of_the_memory(void)
 }
 
 static const struct check_case cases[] = {
-    {"expressions", expression_values}, {"bad expressions", bad_expressions}, {"rare rules", rare_rules},
-    {"frames that lead nowhere", frames_that_lead_nowhere}, {"symbols of the vdso", symbols_of_the_vdso},
-    {"objects", objects},               {"many mappings", many_mappings},     {"symbols as dladdr()", symbols_as_dladdr},
+    {"expressions", expression_values},
+    {"bad expressions", bad_expressions},
+    {"rare rules", rare_rules},
+    {"frames that lead nowhere", frames_that_lead_nowhere},
+    {"symbols of the vdso", symbols_of_the_vdso},
+    {"objects", objects},
+    {"many mappings", many_mappings},
+    {"symbols as dladdr()", symbols_as_dladdr},
     {"size", size_of_the_memory},
 };
 CHECK_MAIN(cases)

@@ -28,8 +28,7 @@ def run(code, *args, code_before="", **env):
     done = subprocess.run(
         [sys.executable, "-c", code_before + textwrap.dedent(code), *args],
         env={**os.environ, "PYTHONFAULTHANDLER": "", **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         stdin=subprocess.DEVNULL,
         encoding="utf-8",
         timeout=60,

@@ -63,7 +63,7 @@ static bool open_record(struct fp_unwind *u, fp_addr at, struct fp_bytes *b)
     return true;
 }
 
-/* The letters of the augmentation and the data that each has.  Without a leading "z" nothing is known about the data. */
+/* The letters of the augmentation and the data that each has.  Without a leading "z" the data has no known size. */
 static void read_augmentation(struct fp_bytes *b, struct common *c, const char *letters)
 {
     if (letters[0] == 0)

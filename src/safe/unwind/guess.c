@@ -1,7 +1,7 @@
 /* Finding the caller where no frame information tells of it.  Any context.
  *
- * Every way ends in a return address that is behind a call instruction; the registers that it can't recover stay as they
- * are. */
+ * Every way ends in a return address that is behind a call instruction; the registers that it can't recover stay as
+ * they are. */
 #define _GNU_SOURCE
 #include <ucontext.h>
 
@@ -20,8 +20,7 @@ static bool by_trampoline(struct fp_unwind *u)
     greg_t gregs[NGREG];
 
     bool found = fp_load64(u->reader, u->now.r[FP_REG_PC]) == code &&
-                 fp_load8(u->reader, u->now.r[FP_REG_PC] + 8) == 0x05 &&
-                 fp_read(u->reader, gregs, at, sizeof(gregs));
+                 fp_load8(u->reader, u->now.r[FP_REG_PC] + 8) == 0x05 && fp_read(u->reader, gregs, at, sizeof(gregs));
     if (fp_reader_faulted(u->reader) || !found)
         return false;
     fp_registers_of_gregs(&u->now, gregs);
@@ -29,7 +28,8 @@ static bool by_trampoline(struct fp_unwind *u)
     return true;
 }
 
-/* Does a call instruction end at `pc`?  call rel32, or call through a register or memory: ff /2 with or without a prefix. */
+/* Does a call instruction end at `pc`?  call rel32, or call through a register or memory: ff /2 with or without a
+ * prefix. */
 static bool follows_call(struct fp_unwind *u, fp_addr pc)
 {
     uint8_t code[8]; /* those before pc */
@@ -59,8 +59,8 @@ static bool go_to(struct fp_unwind *u, fp_addr pc, fp_addr rsp, fp_addr rbp)
     return true;
 }
 
-/* The return address on top of the stack: so it is after the call of a bad pointer, and in hand-written code that uses no
-   stack. */
+/* The return address on top of the stack: so it is after the call of a bad pointer, and in hand-written code that uses
+   no stack. */
 static bool by_top_of_stack(struct fp_unwind *u)
 {
     fp_addr rsp = u->now.r[FP_REG_RSP];
@@ -83,18 +83,19 @@ static bool by_frame_pointer(struct fp_unwind *u)
     return frame_end(u) != 0 && go_to(u, fp_load64(u->reader, rbp + 8), rbp + 16, fp_load64(u->reader, rbp));
 }
 
-/* Can the call before `pc` have led to `place`?  A direct one leads to code of the same mapping, or by the linkage table of
-   an object to another object. */
+/* Can the call before `pc` have led to `place`?  A direct one leads to code of the same mapping, or by the linkage
+   table of an object to another object. */
 static bool can_have_called(struct fp_unwind *u, fp_addr pc, fp_addr place)
 {
     if (fp_load8(u->reader, pc - 5) != 0xe8 || fp_object_of(u, place) != NULL)
         return true;
-    const struct fp_mapping *called = fp_maps_find(&u->maps, pc + (fp_addr)(int64_t)(int32_t)fp_load32(u->reader, pc - 4));
+    const struct fp_mapping *called =
+        fp_maps_find(&u->maps, pc + (fp_addr)(int64_t)(int32_t)fp_load32(u->reader, pc - 4));
     return called != NULL && place >= called->start && place < called->end;
 }
 
-/* Is the word at `slot` the return address into a function with frame information, which leads on to another call, and to
-   the stack pointer `end` if that isn't 0?  Then goes to that function. */
+/* Is the word at `slot` the return address into a function with frame information, which leads on to another call, and
+   to the stack pointer `end` if that isn't 0?  Then goes to that function. */
 static bool try_slot(struct fp_unwind *u, fp_addr slot, fp_addr end)
 {
     const struct fp_registers before = u->now;
@@ -104,16 +105,15 @@ static bool try_slot(struct fp_unwind *u, fp_addr slot, fp_addr end)
         return false;
     const struct fp_registers candidate = u->now;
     bool good = can_have_called(u, candidate.r[FP_REG_PC], place) && fp_step_by_information(u) == FP_STEP_CALLER &&
-                follows_call(u, u->now.r[FP_REG_PC]) &&
-                (end == 0 || u->now.r[FP_REG_RSP] == end);
+                follows_call(u, u->now.r[FP_REG_PC]) && (end == 0 || u->now.r[FP_REG_RSP] == end);
     u->now = good ? candidate : before;
     u->exact = good ? false : exact;
     return good;
 }
 
-/* Code without frame pointers leaves that register to its caller, so the chain passes over the caller.  The caller's return
-   address is then between here and the end of the frame, and its frame information leads to that end.  Without a chain
-   the first word that leads on is taken. */
+/* Code without frame pointers leaves that register to its caller, so the chain passes over the caller.  The caller's
+   return address is then between here and the end of the frame, and its frame information leads to that end.  Without a
+   chain the first word that leads on is taken. */
 static bool by_scan(struct fp_unwind *u, fp_addr end)
 {
     fp_addr rsp = u->now.r[FP_REG_RSP];

@@ -1,4 +1,5 @@
-/* The executable mappings of this process, from the kernel.  Any context: open, read and close are in man 7 signal-safety.
+/* The executable mappings of this process, from the kernel.  Any context: open, read and close are in man 7
+ * signal-safety.
  *
  * The kernel's text is read a buffer at a time.  What doesn't fit in the table is found later by reading it again. */
 #define _GNU_SOURCE
@@ -103,8 +104,8 @@ static void take(struct scan *s, const struct line *l, fp_addr base)
     set_name(m, to, l, s->wanted != 0);
 }
 
-/* A file's mappings follow one another, and the first shows the beginning of the file.  Anonymous memory right after them
-   may be code of that file moved to huge pages; object.c checks it. */
+/* A file's mappings follow one another, and the first shows the beginning of the file.  Anonymous memory right after
+   them may be code of that file moved to huge pages; object.c checks it. */
 static void line_seen(struct scan *s, const char *text, const char *end)
 {
     struct line l;
@@ -131,8 +132,8 @@ static void line_seen(struct scan *s, const char *text, const char *end)
         take(s, &l, base);
 }
 
-/* Hands on the complete lines in the buffer and moves the rest to its start; returns the rest's size.  A line longer than
-   the buffer is handed on once, cut; *skip: its rest is to be dropped. */
+/* Hands on the complete lines in the buffer and moves the rest to its start; returns the rest's size.  A line longer
+   than the buffer is handed on once, cut; *skip: its rest is to be dropped. */
 static size_t split(struct scan *s, size_t used, bool *skip)
 {
     char *p = s->maps->buffer, *end = p + used;

@@ -1,7 +1,7 @@
 /* From a frame to its caller: by frame information, else by what else tells where the caller is.  Any context.
  *
- * A return address may lie behind the end of its function, when the call doesn't return: the frame information is looked
- * up one byte before.  An exact pc (the fault itself, what a signal has interrupted) is looked up as it is. */
+ * A return address may lie behind the end of its function, when the call doesn't return: the frame information is
+ * looked up one byte before.  An exact pc (the fault itself, what a signal has interrupted) is looked up as it is. */
 #define _GNU_SOURCE
 #include <ucontext.h>
 

@@ -1,7 +1,7 @@
 /* The nearest symbols of the frames, from the dynamic symbol tables in memory.  Any context.
  *
- * A symbol counts as the loader's own look-up counts it: defined, in memory, not thread-local, and the address inside of its size.
- * One pass over an object's table serves all frames in it. */
+ * A symbol counts as the loader's own look-up counts it: defined, in memory, not thread-local, and the address inside
+ * of its size. One pass over an object's table serves all frames in it. */
 #include <elf.h>
 
 #include "unwind/bytes.h"

@@ -2,7 +2,7 @@
  * Any context, signal handlers included; all memory is in struct fp_unwind, every loop is bounded, nothing recurses.
  *
  * What is loaded is read from the kernel's memory map, once for all look-ups of one fp_unwind_open().  Where an object
- * has no frame information (machine code made at run time) the chain of frame pointers is followed.
+ * has no frame information (machine code made at run time), guess.c has other ways.
  */
 #ifndef FP_UNWIND_H
 #define FP_UNWIND_H
@@ -10,19 +10,18 @@
 #include "reader/reader.h"
 
 enum {
-    FP_REGISTERS = 17,         /* numbered as DWARF does on x86-64: 16 is the return address, here the pc */
+    FP_REGISTERS = 17, /* numbered as DWARF does on x86-64: 16 is the return address, here the pc */
     FP_REG_RBP = 6,
     FP_REG_RSP = 7,
     FP_REG_PC = 16,
-    FP_MAPPINGS_MAX = 1024,    /* executable mappings remembered; others are looked up one by one */
-    FP_MAP_NAMES = 12 << 10,   /* bytes for their paths; likewise */
-    FP_MAP_PATH = 4096,        /* a longer path is cut */
+    FP_MAPPINGS_MAX = 1024,  /* executable mappings remembered; others are looked up one by one */
+    FP_MAP_NAMES = 12 << 10, /* bytes for their paths; likewise */
+    FP_MAP_PATH = 4096,      /* a longer path is cut */
     FP_MAP_BUFFER = 4096 + 512,
-    FP_OBJECTS_MAX = 32,       /* objects whose headers are remembered */
-    FP_ROWS_MAX = 8,           /* nested DW_CFA_remember_state */
-    FP_C_FRAMES_MAX = 32,      /* frames that a report shows, as CPython */
-    FP_WALK_FRAMES_MAX = 64,   /* return addresses that fp_unwind_in_function looks at */
-    FP_CFI_BYTES_MAX = 1 << 20, /* of one record, and of one object's expressions */
+    FP_OBJECTS_MAX = 32,        /* objects whose headers are remembered */
+    FP_ROWS_MAX = 8,            /* nested DW_CFA_remember_state */
+    FP_C_FRAMES_MAX = 32,       /* frames that a report shows, as CPython */
+    FP_WALK_FRAMES_MAX = 64,    /* return addresses that fp_unwind_in_function looks at */
 };
 
 struct fp_registers {
@@ -51,14 +50,14 @@ struct fp_maps {
 
 /* What is needed of an ELF object that is in memory. */
 struct fp_object {
-    fp_addr key;     /* start of the mapping it was found by; 0: unused */
-    bool is_elf;     /* else nothing below is set */
-    fp_addr bias;    /* what to add to an address of the file */
-    fp_addr header;  /* .eh_frame_hdr; 0: there is none */
+    fp_addr key;    /* start of the mapping it was found by; 0: unused */
+    bool is_elf;    /* else nothing below is set */
+    fp_addr bias;   /* what to add to an address of the file */
+    fp_addr header; /* .eh_frame_hdr; 0: there is none */
     uint64_t header_size;
     fp_addr dynamic; /* PT_DYNAMIC; 0: there is none */
     uint64_t dynamic_size;
-    fp_addr table;   /* the sorted table of .eh_frame_hdr; 0: there is none of the usual form */
+    fp_addr table; /* the sorted table of .eh_frame_hdr; 0: there is none of the usual form */
     uint64_t n_table;
 };
 
@@ -88,13 +87,13 @@ struct fp_row {
 /* One frame of a report. */
 struct fp_c_frame {
     fp_addr pc;
-    bool exact;             /* pc is the instruction itself; else a return address */
-    bool guessed;           /* see fp_unwind.guessed */
-    bool known;             /* the pc lies in a mapping */
-    fp_addr bias;           /* of the object, 0 if it isn't one */
-    fp_addr key;            /* of the object; 0: none */
-    fp_addr symbol;         /* address of the symbol; only with a name */
-    fp_addr name;           /* address of its name; 0: none */
+    bool exact;     /* pc is the instruction itself; else a return address */
+    bool guessed;   /* see fp_unwind.guessed */
+    bool known;     /* the pc lies in a mapping */
+    fp_addr bias;   /* of the object, 0 if it isn't one */
+    fp_addr key;    /* of the object; 0: none */
+    fp_addr symbol; /* address of the symbol; only with a name */
+    fp_addr name;   /* address of its name; 0: none */
 };
 
 enum fp_unwind_end {
@@ -107,7 +106,8 @@ enum fp_unwind_end {
 struct fp_unwind {
     struct fp_reader *reader;
     struct fp_registers now;
-    bool exact; /* now.r[FP_REG_PC] is the instruction itself; else a return address, which may lie after its function */
+    bool
+        exact; /* now.r[FP_REG_PC] is the instruction itself; else a return address, which may lie after its function */
     bool guessed; /* `now` is only the first thing on the stack that looked like a caller */
     enum fp_unwind_end end;
     fp_addr function; /* start of the frame information's range that the last step used; 0: none */
