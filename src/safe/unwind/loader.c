@@ -16,6 +16,7 @@ static fp_addr page_of(fp_addr address)
     return address & ~(fp_addr)(PAGE - 1);
 }
 
+/* Control characters would break the lines of a report; the kernel's map escapes them. */
 static void read_name(struct fp_unwind *u, struct fp_mapping *to, fp_addr name)
 {
     struct fp_maps *m = &u->maps;
@@ -24,7 +25,7 @@ static void read_name(struct fp_unwind *u, struct fp_mapping *to, fp_addr name)
         char c = (char)fp_load8(u->reader, name++);
         if (c == 0)
             break;
-        m->names[m->names_used++] = c;
+        m->names[m->names_used++] = (unsigned char)c < 0x20 || c == 0x7f ? '?' : c;
         to->name_size++;
     }
 }
