@@ -61,6 +61,22 @@ def test_own_stack():
     assert frames[-1]["symbol"] == "_start"
 
 
+def test_worker_thread():
+    """A thread's stack ends where the C library starts it, and says nothing of a missing caller."""
+    code = """
+    import threading
+    from faultproof import faulthandler
+    thread = threading.Thread(target=faulthandler._c_stack, args=(1,))
+    thread.start()
+    thread.join()
+    """
+    status, lines, stderr = run(code)
+    assert status == 0, stderr
+    frames = stack_of(lines)
+    assert len(frames) > 4
+    assert "libc.so" in frames[-1]["file"] or "libpthread" in frames[-1]["file"]
+
+
 def test_no_more_than_32_frames():
     code = """
     from faultproof import faulthandler

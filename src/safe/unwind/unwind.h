@@ -18,10 +18,10 @@ enum {
     FP_MAP_NAMES = 12 << 10, /* bytes for their paths; likewise */
     FP_MAP_PATH = 4096,      /* a longer path is cut */
     FP_MAP_BUFFER = 4096 + 512,
-    FP_OBJECTS_MAX = 32,        /* objects whose headers are remembered */
-    FP_ROWS_MAX = 8,            /* nested DW_CFA_remember_state */
-    FP_C_FRAMES_MAX = 32,       /* frames that a report shows, as CPython */
-    FP_WALK_FRAMES_MAX = 64,    /* return addresses that fp_unwind_in_function looks at */
+    FP_OBJECTS_MAX = 32,     /* objects whose headers are remembered */
+    FP_ROWS_MAX = 8,         /* nested DW_CFA_remember_state */
+    FP_C_FRAMES_MAX = 32,    /* frames that a report shows, as CPython */
+    FP_WALK_FRAMES_MAX = 64, /* return addresses that fp_unwind_in_function looks at */
 };
 
 struct fp_registers {
