@@ -116,10 +116,12 @@ static void resend(int signo, siginfo_t *info)
         syscall(SYS_tgkill, pid, (pid_t)syscall(SYS_gettid), signo);
 }
 
-/* Gives one signal back to who had it before: an instruction that faulted will fault again when we return. */
+/* Gives one signal back to who had it before: an instruction that faulted will fault again when we return.  Whoever has
+   taken the signal since has called us, so what comes next is what was before us. */
 static void hand_back(struct fp_fatal *f, siginfo_t *info)
 {
-    fp_fatal_restore(f);
+    atomic_store(&f->installed, false);
+    sigaction(f->signo, &f->previous, NULL);
     if (was_sent(info))
         resend(f->signo, info);
 }
@@ -158,14 +160,33 @@ static const char *name_of(const struct fp_fatal *f, const struct fp_style *styl
     return f->signo == SIGFPE && !style->fpe_hyphen ? "Floating point exception" : f->name;
 }
 
-static void report(const struct fp_fatal_config *config, const struct fp_fatal *f)
+static void report(const struct fp_fatal_config *config, const struct fp_fatal *f, const void *context)
 {
     char header[80];
     size_t n = append(header, 0, "Fatal Python error: ");
     n = append(header, n, name_of(f, &config->dump.style));
     n = append(header, n, "\n\n");
-    const struct fp_dump_caller caller = {.thread_id = (uint64_t)pthread_self(), .is_this_thread = true};
-    (void)fp_dump(config->target, &config->dump, &caller, header, n, true);
+    const struct fp_dump_caller caller = {
+        .thread_id = (uint64_t)pthread_self(), .is_this_thread = true, .context = context, .modules = true};
+    (void)fp_dump(config->target, &config->dump, &caller, header, n);
+}
+
+/* Py_FatalError() has written its own report to stderr before it calls abort(): one is enough there. */
+static bool already_reported(const struct fp_fatal_config *config, int signo, const siginfo_t *info,
+                             const void *context)
+{
+    struct fp_registers registers;
+    if (signo != SIGABRT || !was_sent(info) || config->dump.fd != STDERR_FILENO)
+        return false;
+    struct fp_session *s = fp_session_acquire(config->target, true, config->dump.budget_ns);
+    if (s == NULL)
+        return false;
+    fp_registers_of_context(&registers, context);
+    fp_unwind_open(&s->unwind, &s->reader);
+    bool found = fp_unwind_in_function(&s->unwind, &registers, config->target->fatal_functions,
+                                       FP_COUNT(config->target->fatal_functions));
+    fp_session_release(s);
+    return found;
 }
 
 /* Takes a place among those that crashed while a report is written, and waits for its end. */
@@ -218,12 +239,10 @@ static atomic_int reported_signo;
 static void give_up(struct fp_fatal *f, siginfo_t *info)
 {
     struct fp_fatal *first = find(atomic_load(&reported_signo));
-    fp_fatal_restore(f);
-    if (first == NULL || first == f) {
-        hand_back(f, info);
+    hand_back(f, info);
+    if (first == NULL || first == f)
         return;
-    }
-    fp_fatal_restore(first);
+    sigaction(first->signo, &first->previous, NULL);
     syscall(SYS_tgkill, getpid(), (pid_t)syscall(SYS_gettid), first->signo);
 }
 
@@ -268,7 +287,8 @@ static void on_fatal(int signo, siginfo_t *info, void *context)
     }
     if (atomic_load(&reporter) == self) {
         atomic_store(&reported_signo, signo);
-        report(&config, f);
+        if (!already_reported(&config, signo, info, context))
+            report(&config, f, context);
         name_waiters(&config);
         atomic_store(&reported_signo, 0);
     }
