@@ -38,7 +38,7 @@ static PyObject *dump_traceback(PyObject *module, PyObject *args, PyObject *kwar
                                      &o.all_threads, FP_LIMIT_ADDRESSES(o)) ||
         fp_ext_options_check(&o, &dump) < 0)
         return NULL;
-    dump.fd = fp_ext_fileno(o.file, &keep);
+    dump.fd = fp_ext_fileno(o.file, false, &keep);
     if (dump.fd < 0)
         return NULL;
     fp_guard_require_once();
@@ -65,7 +65,7 @@ static PyObject *dump_c_stack(PyObject *module, PyObject *args, PyObject *kwargs
 
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:dump_c_stack", keywords, &file))
         return NULL;
-    int fd = fp_ext_fileno(file, &keep);
+    int fd = fp_ext_fileno(file, false, &keep);
     if (fd < 0)
         return NULL;
     fp_guard_require_once();
@@ -125,7 +125,7 @@ static PyObject *enable(PyObject *module, PyObject *args, PyObject *kwargs)
     }
     config.dump.budget_ns = (int64_t)(budget * 1e9);
     config.dump.c_stack = o.c_stack != 0;
-    config.dump.fd = fp_ext_fileno(o.file, &keep);
+    config.dump.fd = fp_ext_fileno(o.file, true, &keep);
     if (config.dump.fd < 0)
         return NULL;
     int error = fp_fatal_enable(&config);
