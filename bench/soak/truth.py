@@ -1,4 +1,6 @@
-"""How many stacks of running threads are impossible, or marked: python bench/soak/truth.py [SECONDS a program] [PROGRAM ...]
+"""How many stacks of running threads are impossible, or marked.
+
+Usage: python bench/soak/truth.py [SECONDS a program] [PROGRAM ...]
 
 The programs and the judge are those of tests/python/truth.py.
 """

@@ -7,9 +7,8 @@ import pathlib
 import subprocess
 import sys
 
-import pytest
-
 import faultproof
+import pytest
 
 SHOW = "import sys, faulthandler; print(faulthandler.__name__, faulthandler.is_enabled(), 'faultproof' in sys.modules)"
 
