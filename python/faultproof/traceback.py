@@ -1,0 +1,160 @@
+"""The standard library's ``traceback`` with its hot paths in C: the same text, byte for byte.
+
+The classes are the interpreter's own.  The functions that format, print and extract are ours; what is uncommon they hand
+on to the interpreter's module.  Every other name, private ones too, is read from and written to that module.
+"""
+
+from __future__ import annotations
+
+import io as _io
+import sys as _sys
+import traceback as _standard
+import types as _types
+
+from . import _traceback
+
+# When this module is imported again after install(), the name "traceback" means ourselves.
+_standard = getattr(_standard, "_faultproof_standard", _standard)
+
+
+class _Falsy(Exception):
+    def __bool__(self):
+        return False
+
+
+def _truth_matters() -> bool:
+    """Whether an exception that is false has no cause for TracebackException."""
+    exc = _Falsy()
+    exc.__cause__ = ValueError()
+    return _standard.TracebackException(_Falsy, exc, None).__cause__ is None
+
+
+def _shows_notes() -> bool:
+    exc = ValueError()
+    exc.__notes__ = ["note"]
+    return "note\n" in _standard.TracebackException(ValueError, exc, None).format_exception_only()
+
+
+def _keeps_line_stripped() -> bool:
+    summary = _standard.FrameSummary("<faultproof>", 1, "name", lookup_line=False, line=None)
+    if not hasattr(summary, "_line"):
+        return False
+    import linecache
+
+    linecache.cache["<faultproof>"] = (1, None, [" x\n"], "<faultproof>")
+    try:
+        summary.line  # noqa: B018
+        return summary._line == "x"
+    finally:
+        del linecache.cache["<faultproof>"]
+
+
+def _features() -> dict[str, int]:
+    """What the running interpreter's module does; asked of it, because it differs between releases of one version."""
+    from inspect import signature
+
+    def parameters(function):
+        return signature(function).parameters
+
+    def takes(function, name):
+        found = parameters(function)
+        return name in found or any(p.kind is p.VAR_KEYWORD for p in found.values())
+
+    frame = _standard.FrameSummary
+    carets = 2 if hasattr(frame, "_lines") else 1 if hasattr(frame, "_original_line") else 0
+    return {
+        "carets": carets,
+        "compact": "compact" in parameters(_standard.TracebackException),
+        "truth": _truth_matters(),
+        "notes": _shows_notes(),
+        "suggest": hasattr(_standard, "_compute_suggestion_error"),
+        "safe_string": hasattr(_standard, "_safe_string"),
+        "colorize": takes(_standard.format_exception, "colorize"),
+        "print_exc_colorize": takes(_standard.print_exc, "colorize"),
+        "implicit": hasattr(_standard, "_parse_value_tb"),
+        "strip_line": _keeps_line_stripped(),
+        "code_lines": hasattr(frame, "_code"),
+    }
+
+
+def _format_group_only(exc, /, value=None, *, show_group=False, colorize=False, _depth=0):
+    """format_exception_only(show_group=...) for interpreters whose own function doesn't know it."""
+    exc = exc if value is None else value
+    indent = 3 * _depth * " "
+    lines = []
+    for line in _standard.TracebackException(type(exc), exc, None).format_exception_only():
+        parts = line[:-1].split("\n") if _depth else [line[:-1]]
+        lines.extend(f"{indent}{part}\n" for part in parts)
+    if show_group and isinstance(getattr(exc, "exceptions", None), tuple):
+        for member in exc.exceptions:
+            lines.extend(_format_group_only(member, show_group=True, _depth=_depth + 1))
+    return lines
+
+
+_names = [*_standard.__all__]
+if "print_list" not in _names and hasattr(_standard, "print_list"):
+    _names.append("print_list")
+_show_group = None
+if not any(name == "show_group" for name in _features.__globals__["_standard"].format_exception_only.__code__.co_varnames):
+    _show_group = _format_group_only
+_functions = _traceback.bind(_standard, _features(), _show_group, (_io.StringIO, _io.TextIOWrapper))
+
+format_exc_bytes = _functions.pop("format_exc_bytes")
+
+
+class _Module(_types.ModuleType):
+    """Reads and writes what isn't its own in the interpreter's module, so that both stay one."""
+
+    def __getattr__(self, name):
+        try:
+            return getattr(_standard, name)
+        except AttributeError:
+            raise AttributeError(f"module 'traceback' has no attribute {name!r}") from None
+
+    def __setattr__(self, name, value):
+        if name in _OWN:
+            super().__setattr__(name, value)
+            return
+        if name in _functions:
+            if value is _functions[name]:
+                super().__setattr__(name, value)
+                value = value if _is_installed() else _originals[name]
+            else:
+                self.__dict__.pop(name, None)
+        setattr(_standard, name, value)
+
+    def __delattr__(self, name):
+        if name in _OWN:
+            super().__delattr__(name)
+            return
+        self.__dict__.pop(name, None)
+        delattr(_standard, name)
+
+    def __dir__(self):
+        return sorted({*dir(_standard), "format_exc_bytes"})
+
+
+_originals = {name: getattr(_standard, name) for name in _functions}
+
+
+def _is_installed() -> bool:
+    return _sys.modules.get("traceback") is _sys.modules.get(__name__)
+
+
+_OWN = frozenset(name for name in globals() if name not in _functions and not hasattr(_standard, name)) | {
+    "__class__",
+    "__dict__",
+    "__doc__",
+    "__name__",
+    "__file__",
+    "__spec__",
+    "__loader__",
+    "__package__",
+    "__cached__",
+    "__builtins__",
+    "_OWN",
+    "_faultproof_standard",
+}
+_faultproof_standard = _standard
+globals().update(_functions)
+_sys.modules[__name__].__class__ = _Module
