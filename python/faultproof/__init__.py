@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["capabilities"]
+from ._install import install, uninstall
+
+__all__ = ["capabilities", "install", "uninstall"]
 __version__ = "0.1.0"
 
 

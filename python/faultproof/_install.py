@@ -1,0 +1,80 @@
+"""Puts the drop-ins in the place of the standard library's modules, and takes them out again.
+
+A row of the table is one drop-in.  To install it replaces the entry in ``sys.modules`` and, in place, the public attributes
+of the standard module's object, so that modules which imported it before gain too.  Names that were bound one by one
+(``from traceback import format_exc``) stay what they were.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Callable, NamedTuple
+
+
+class DropIn(NamedTuple):
+    """One row: the standard module's name, and what to do.  Both functions are called once for each change of state."""
+
+    name: str
+    install: Callable[[], None]
+    remove: Callable[[], None]
+
+
+class _Saved(NamedTuple):
+    module: object  # what stood in sys.modules
+    attributes: dict[str, object]  # the standard module's own values
+
+
+_saved: dict[str, _Saved] = {}
+
+
+def replace_module(name: str, ours: object, standard: object, functions: dict[str, object]) -> None:
+    """Put ``ours`` into ``sys.modules`` and ``functions`` into the standard module; remember what was there."""
+    attributes = {attribute: getattr(standard, attribute) for attribute in functions}
+    _saved[name] = _Saved(sys.modules.get(name), attributes)
+    sys.modules[name] = ours
+    for attribute, value in functions.items():
+        setattr(standard, attribute, value)
+
+
+def restore_module(name: str, standard: object, functions: dict[str, object]) -> None:
+    """Undo ``replace_module``.  What somebody else has put there meanwhile stays."""
+    saved = _saved.pop(name)
+    for attribute, value in functions.items():
+        if getattr(standard, attribute, None) is value:
+            setattr(standard, attribute, saved.attributes[attribute])
+    if saved.module is None:
+        sys.modules.pop(name, None)
+    else:
+        sys.modules[name] = saved.module
+
+
+def _install_traceback() -> None:
+    ours = importlib.import_module("faultproof.traceback")
+    replace_module("traceback", ours, ours._faultproof_standard, ours._functions)
+
+
+def _remove_traceback() -> None:
+    ours = importlib.import_module("faultproof.traceback")
+    restore_module("traceback", ours._faultproof_standard, ours._functions)
+
+
+DROP_INS: list[DropIn] = [
+    DropIn("traceback", _install_traceback, _remove_traceback),
+]
+
+_installed: list[DropIn] = []
+
+
+def install() -> None:
+    """Replace the standard modules for the whole process.  A second call changes nothing."""
+    for row in DROP_INS:
+        if row not in _installed:
+            row.install()
+            _installed.append(row)
+
+
+def uninstall() -> None:
+    """Put the standard modules back, as the objects that they were.  Without a previous ``install()`` nothing happens."""
+    while _installed:
+        _installed.pop().remove()

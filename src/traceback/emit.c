@@ -11,6 +11,13 @@ struct output {
     bool need_close; /* the last member's frame isn't closed yet */
 };
 
+/* Two spaces for each level.  Groups end at a depth of GROUP_DEPTH + 2. */
+static const char *indent(int depth)
+{
+    static const char spaces[] = "                                ";
+    return spaces + sizeof spaces - 1 - 2 * depth;
+}
+
 static int append(PyObject *list, PyObject *text)
 {
     int result = text != NULL ? PyList_Append(list, text) : -1;
@@ -21,7 +28,7 @@ static int append(PyObject *list, PyObject *text)
 /* Each line of the text, however it ends, behind the margin. */
 static PyObject *with_margin(PyObject *text, int depth, char mark)
 {
-    PyObject *margin = PyUnicode_FromFormat("%*s%c ", 2 * depth, "", mark), *lines = PyUnicode_Splitlines(text, 1);
+    PyObject *margin = PyUnicode_FromFormat("%s%c ", indent(depth), mark), *lines = PyUnicode_Splitlines(text, 1);
     PyObject *empty = PyUnicode_FromStringAndSize(NULL, 0), *result = NULL;
     for (Py_ssize_t i = 0; margin != NULL && lines != NULL && i < PyList_GET_SIZE(lines); i++) {
         PyObject *line = PyUnicode_Concat(margin, PyList_GET_ITEM(lines, i));
@@ -123,9 +130,9 @@ static int emit_member(struct output *out, const struct fp_node *group, Py_ssize
 {
     bool truncated = number >= GROUP_WIDTH;
     const char *start = number == 0 ? "+-" : "  ";
-    PyObject *title = truncated ? PyUnicode_FromFormat("%*s%s+---------------- ... ----------------\n", 2 * out->depth, "", start)
-                                : PyUnicode_FromFormat("%*s%s+---------------- %zd ----------------\n", 2 * out->depth,
-                                                       "", start, number + 1);
+    PyObject *title = truncated ? PyUnicode_FromFormat("%s%s+---------------- ... ----------------\n", indent(out->depth), start)
+                                : PyUnicode_FromFormat("%s%s+---------------- %zd ----------------\n", indent(out->depth),
+                                                       start, number + 1);
     if (last)
         out->need_close = true; /* a member that is a group may close for us */
     if (append(out->list, title) < 0)
@@ -135,7 +142,7 @@ static int emit_member(struct output *out, const struct fp_node *group, Py_ssize
     int result = truncated ? emit(out, PyUnicode_FromFormat("and %zd more exception%s\n", more, more > 1 ? "s" : ""))
                            : emit_chain(out, group->first_member + number);
     if (result == 0 && last && out->need_close) {
-        result = append(out->list, PyUnicode_FromFormat("%*s+------------------------------------\n", 2 * out->depth, ""));
+        result = append(out->list, PyUnicode_FromFormat("%s+------------------------------------\n", indent(out->depth)));
         out->need_close = false;
     }
     out->depth--;
