@@ -91,15 +91,82 @@ def _format_group_only(exc, /, value=None, *, show_group=False, colorize=False, 
     return lines
 
 
-_names = [*_standard.__all__]
-if "print_list" not in _names and hasattr(_standard, "print_list"):
-    _names.append("print_list")
-_show_group = None
-if not any(name == "show_group" for name in _features.__globals__["_standard"].format_exception_only.__code__.co_varnames):
-    _show_group = _format_group_only
-_functions = _traceback.bind(_standard, _features(), _show_group, (_io.StringIO, _io.TextIOWrapper))
+# One line for each rule by which carets are placed; both places of carets must agree on all of them.
+_SAMPLE = """\
+def sample(a, b, c):
+    a + b; a.c - c  # comment
+    a+(b); (a)*(b); a//b ; (a + b) * c
+    a[b]; a[b, c][c]; a[(b)] ; a [ 1:2 ]
+    a(b); a.b(c)(a); (a)(b=c)
+    x = a(b)
+    x = a[b]
+    return a(b, c)
+    return a.b(c)
+    "\u4e00" + a; a("\u4e00", b)
+    x = a(b,
+        c)
+    x = a + (b
+             * c(
+                 a, b)
+             + c)
+    raise a(b)
+    -a; not a; a if b else c; a < b; [a for b in c]; f"{a!r:>3}" + b
+    a += b
+"""
+
+
+def _positions(code):
+    """Each instruction's offset with its position, for the code and those inside it."""
+    for index, position in enumerate(code.co_positions()):
+        if None not in position:
+            yield code, 2 * index, position
+    for constant in code.co_consts:
+        if isinstance(constant, _types.CodeType):
+            yield from _positions(constant)
+
+
+def _standard_text(code, position):
+    """The interpreter's text for a frame at that position."""
+    lineno, end_lineno, colno, end_colno = position
+    summary = _standard.FrameSummary(
+        code.co_filename, lineno, code.co_name, end_lineno=end_lineno, colno=colno, end_colno=end_colno
+    )
+    return _standard.StackSummary().format_frame_summary(summary)
+
+
+def _check_carets() -> bool:
+    """Whether the carets drawn in C are this interpreter's, on the sample."""
+    import linecache
+
+    name = "<faultproof sample>"
+    linecache.cache[name] = (len(_SAMPLE), None, _SAMPLE.splitlines(True), name)
+    try:
+        seen = set()
+        for code, offset, position in _positions(compile(_SAMPLE, name, "exec")):
+            if position in seen:
+                continue
+            seen.add(position)
+            text = _traceback.caret_text(code, offset)
+            if text is not None and text != _standard_text(code, position):
+                return False
+        return True
+    finally:
+        del linecache.cache[name]
+
+
+_shows_groups = "show_group" in _standard.format_exception_only.__code__.co_varnames
+_functions = _traceback.bind(
+    _standard,
+    _features(),
+    None if _shows_groups else _format_group_only,
+    (_io.StringIO, _io.TextIOWrapper),
+    _check_carets,
+)
 
 format_exc_bytes = _functions.pop("format_exc_bytes")
+format_exc_bytes.__module__ = __name__
+format_exc_bytes.__name__ = format_exc_bytes.__qualname__ = "format_exc_bytes"
+format_exc_bytes.__doc__ = "Like format_exc(), but UTF-8 in one bytes object; what UTF-8 can't say is written as an escape."
 
 
 class _Module(_types.ModuleType):

@@ -81,6 +81,14 @@ static PyObject *module_dict(const char *name)
     return dict;
 }
 
+/* Takes the module's reference. */
+static int take_parser(struct fp_guard *guard, struct fp_tb *tb, PyObject *ast)
+{
+    int found = fp_dict_get(PyModule_GetDict(ast), tb->s.parse, &guard->ast_parse);
+    Py_DECREF(ast);
+    return found > 0 ? 0 : -1;
+}
+
 int fp_guard_init(struct fp_tb *tb)
 {
     struct fp_guard *guard = &tb->guard;
@@ -92,14 +100,13 @@ int fp_guard_init(struct fp_tb *tb)
 #endif
     if ((guard->os_dict = module_dict("os")) == NULL || (guard->builtins_dict = module_dict("builtins")) == NULL)
         return -1;
-    PyObject *ast = module_dict("ast");
-    if (ast == NULL || fp_dict_get(guard->os_dict, tb->s.stat, &guard->stat) <= 0 ||
-        fp_dict_get(guard->builtins_dict, tb->s.print, &guard->print) <= 0 ||
-        fp_dict_get(ast, tb->s.parse, &guard->ast_parse) <= 0) {
-        Py_XDECREF(ast);
+    if (fp_dict_get(guard->os_dict, tb->s.stat, &guard->stat) <= 0 ||
+        fp_dict_get(guard->builtins_dict, tb->s.print, &guard->print) <= 0)
         return -1;
-    }
-    Py_DECREF(ast);
+    PyObject *ast;
+    int imported = fp_dict_get(tb->modules, tb->s.ast, &ast);
+    if (imported < 0 || (imported > 0 && take_parser(guard, tb, ast) < 0))
+        return -1;
     if (watch(tb, tb->std_dict, false) < 0 || watch(tb, tb->linecache_dict, false) < 0 ||
         watch_class(tb, tb->TracebackException) < 0 || watch_class(tb, tb->StackSummary) < 0 ||
         watch_class(tb, tb->FrameSummary) < 0)
@@ -195,15 +202,25 @@ bool fp_guard_intact(struct fp_tb *tb)
     return recorded(tb) && holds(tb->guard.os_dict, tb->s.stat, tb->guard.stat);
 }
 
-/* The parser that carets come from: asked only before a text is made. */
+/* The parser that carets come from: asked only before a text is made.  It is imported when it is first needed, as the
+ * interpreter's module does it. */
 bool fp_guard_ast(struct fp_tb *tb)
 {
     PyObject *ast;
-    if (fp_dict_get(tb->modules, tb->s.ast, &ast) <= 0) {
-        PyErr_Clear();
-        return true; /* not imported yet: nobody can have patched it */
+    int imported = fp_dict_get(tb->modules, tb->s.ast, &ast);
+    if (imported == 0 && tb->guard.ast_parse == NULL) {
+        ast = PyImport_Import(tb->s.ast);
+        imported = ast != NULL;
     }
-    bool intact = PyModule_Check(ast) && holds(PyModule_GetDict(ast), tb->s.parse, tb->guard.ast_parse);
+    if (imported <= 0 || !PyModule_Check(ast)) {
+        PyErr_Clear();
+        if (imported > 0)
+            Py_DECREF(ast);
+        return false;
+    }
+    if (tb->guard.ast_parse == NULL && take_parser(&tb->guard, tb, Py_NewRef(ast)) < 0)
+        PyErr_Clear();
+    bool intact = tb->guard.ast_parse != NULL && holds(PyModule_GetDict(ast), tb->s.parse, tb->guard.ast_parse);
     Py_DECREF(ast);
     return intact;
 }

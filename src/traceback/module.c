@@ -73,13 +73,13 @@ static int take_texts(struct fp_tb *tb)
                : -1;
 }
 
-/* bind(standard, features, show_group, one_write) -> {name: function} */
+/* bind(standard, features, show_group, one_write, check_carets) -> {name: function} */
 static PyObject *bind_standard(PyObject *module, PyObject *args)
 {
     struct fp_tb *tb = state_of(module);
-    PyObject *standard, *features, *show_group, *one_write;
-    if (!PyArg_ParseTuple(args, "O!O!OO!:bind", &PyModule_Type, &standard, &PyDict_Type, &features, &show_group,
-                          &PyTuple_Type, &one_write))
+    PyObject *standard, *features, *show_group, *one_write, *check_carets;
+    if (!PyArg_ParseTuple(args, "O!O!OO!O:bind", &PyModule_Type, &standard, &PyDict_Type, &features, &show_group,
+                          &PyTuple_Type, &one_write, &check_carets))
         return NULL;
     if (tb->std != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "faultproof: traceback is bound already");
@@ -87,6 +87,7 @@ static PyObject *bind_standard(PyObject *module, PyObject *args)
     }
     tb->show_group = Py_NewRef(show_group);
     tb->one_write = Py_NewRef(one_write);
+    tb->check_carets = Py_NewRef(check_carets);
     if (read_features(tb, features) < 0 || take_modules(tb, standard) < 0 || take_texts(tb) < 0 ||
         take_attribute(standard, "TracebackException", &tb->TracebackException) < 0 ||
         take_attribute(standard, "StackSummary", &tb->StackSummary) < 0 ||
@@ -96,6 +97,28 @@ static PyObject *bind_standard(PyObject *module, PyObject *args)
     if (tb->summary == NULL || fp_guard_init(tb) < 0)
         return NULL;
     return fp_functions_new(tb);
+}
+
+/* caret_text(code, offset) -> the frame's text; None: left to the interpreter's module.  For tests, and for check_carets. */
+static PyObject *caret_text(PyObject *module, PyObject *args)
+{
+    struct fp_tb *tb = state_of(module);
+    struct fp_item item = {.kind = FP_CARETS, .exact = true};
+    struct fp_call call;
+    PyObject *line = NULL, *rest = NULL, *text = NULL;
+    if (!PyArg_ParseTuple(args, "O!i:caret_text", &PyCode_Type, &item.code, &item.at))
+        return NULL;
+    item.frame = PyEval_GetFrame();
+    fp_call_begin(&call, tb);
+    enum fp_answer answer = fp_source_add(&call, &item) < 0 || fp_sources_check(&call) < 0 ? FP_ERROR : fp_locate(&item);
+    if (answer == FP_DONE && item.column < 0)
+        answer = FP_DECLINE;
+    if (answer == FP_DONE && (answer = fp_fetch_lines(&call, &item, &line, &rest)) == FP_DONE)
+        answer = line != NULL ? fp_carets(&call, &item, line, rest, &text) : FP_DECLINE;
+    Py_XDECREF(line);
+    Py_XDECREF(rest);
+    fp_call_end(&call);
+    return answer == FP_DECLINE ? Py_NewRef(Py_None) : text;
 }
 
 static int execute(PyObject *module)
@@ -111,7 +134,7 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
     struct fp_tb *tb = state_of(module);
     PyObject *owned[] = {tb->std,          tb->std_dict,     tb->linecache_dict,     tb->sys_dict,     tb->modules,
                          tb->show_group,   tb->one_write,    tb->TracebackException, tb->StackSummary, tb->FrameSummary,
-                         tb->function_type, tb->summary};
+                         tb->function_type, tb->summary, tb->check_carets};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         Py_VISIT(owned[i]);
     for (int i = 0; i < tb->guard.count; i++) {
@@ -132,7 +155,7 @@ static int clear(PyObject *module)
     PyObject **owned[] = {&tb->std,           &tb->std_dict,      &tb->linecache_dict,     &tb->sys_dict,
                           &tb->modules,       &tb->show_group,    &tb->one_write,          &tb->TracebackException,
                           &tb->StackSummary,  &tb->FrameSummary,  &tb->function_type,      &tb->summary,
-                          &tb->cause_message, &tb->context_message, &tb->heading,          &tb->group_heading};
+                          &tb->cause_message, &tb->context_message, &tb->heading,          &tb->group_heading, &tb->check_carets};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         Py_CLEAR(*owned[i]);
 #define X(name) Py_CLEAR(tb->s.name);
@@ -146,7 +169,9 @@ static void destroy(void *module)
     clear(module);
 }
 
-static PyMethodDef methods[] = {{"bind", bind_standard, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
+static PyMethodDef methods[] = {{"bind", bind_standard, METH_VARARGS, NULL},
+                                {"caret_text", caret_text, METH_VARARGS, NULL},
+                                {NULL, NULL, 0, NULL}};
 
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)execute},
 #if PY_VERSION_HEX >= 0x030C0000

@@ -62,6 +62,21 @@ static enum fp_answer render_by_standard(struct fp_call *call, const struct fp_i
     return *text != NULL ? FP_DONE : PyErr_Occurred() ? FP_ERROR : FP_DECLINE;
 }
 
+/* Whether our carets are the interpreter's: nobody has replaced its parser, and on a sample of code both were the same. */
+static bool carets_allowed(struct fp_tb *tb)
+{
+    if (!fp_guard_ast(tb))
+        return false;
+    if (__atomic_load_n(&tb->carets_checked, __ATOMIC_ACQUIRE) == 0) {
+        PyObject *same = PyObject_CallObject(tb->check_carets, NULL);
+        int value = same != NULL && PyObject_IsTrue(same) == 1 ? 1 : -1;
+        PyErr_Clear();
+        Py_XDECREF(same);
+        __atomic_store_n(&tb->carets_checked, value, __ATOMIC_RELEASE);
+    }
+    return tb->carets_checked > 0;
+}
+
 enum fp_answer fp_render(struct fp_call *call, const struct fp_item *item, PyObject *line, PyObject *rest,
                          PyObject **text)
 {
@@ -72,7 +87,7 @@ enum fp_answer fp_render(struct fp_call *call, const struct fp_item *item, PyObj
     enum fp_answer answer = FP_DECLINE;
     if (own && line == NULL && rest == NULL)
         answer = render_plain(item, NULL, text);
-    else if (own && columns && line != NULL)
+    else if (own && columns && line != NULL && carets_allowed(tb))
         answer = fp_carets(call, item, line, rest, text);
     else if (own && rest == NULL) {
         PyObject *stripped = fp_strip(line, true);

@@ -16,11 +16,10 @@
     X(__suppress_context__)                                                                                            \
     X(__traceback__)                                                                                                   \
     X(_code)                                                                                                           \
-    X(_extract_caret_anchors_from_line_segment)                                                                        \
+    X(_display_width)                                                                                                  \
     X(_extract_from_extended_frame_gen)                                                                                \
     X(_format_final_exc_line)                                                                                          \
     X(_seen)                                                                                                           \
-    X(_should_show_carets)                                                                                             \
     X(_str)                                                                                                            \
     X(_walk_tb_with_full_positions)                                                                                    \
     X(ast)                                                                                                             \
@@ -136,6 +135,8 @@ struct fp_tb {
     PyObject *linecache_dict, *sys_dict, *modules;
     PyObject *TracebackException, *StackSummary, *FrameSummary;
     PyObject *summary;    /* a StackSummary to call format_frame_summary() of */
+    PyObject *check_carets; /* compares our carets with the interpreter's on a sample */
+    int carets_checked;     /* 0: not yet; 1: the same; -1: not */
     PyObject *show_group; /* the helper for format_exception_only(show_group=True) where the interpreter has none */
     PyObject *one_write;  /* the types whose write() may be called once for all lines */
     PyObject *cause_message, *context_message, *heading, *group_heading;
