@@ -123,13 +123,13 @@ static enum fp_answer decide_carets(struct layout *layout, const struct fp_expre
     int text_start = skip_blanks(first, 0);
     if (text_start < first->length && first->text[text_start] == '#')
         return FP_DECLINE;
-    enum frame_of taken = what_takes_it(layout);
     bool whole_call = expression->shape == FP_CALL && expression->start == 0 && expression->end == length;
+    enum frame_of taken = whole_call ? what_takes_it(layout) : NEITHER;
     if (taken == UNCERTAIN)
         return FP_DECLINE;
-    if (whole_call && taken != NEITHER && is_broken_before(segment, expression->mark))
+    if (taken != NEITHER && is_broken_before(segment, expression->mark))
         return FP_DECLINE;
-    if (whole_call && (taken == ASSIGNED || (taken == RETURNED && expression->of_name))) {
+    if (taken == ASSIGNED || (taken == RETURNED && expression->of_name)) {
         layout->carets = false;
         return FP_DONE;
     }
@@ -256,7 +256,9 @@ static bool place_expression(struct layout *layout, const struct fp_item *item)
     layout->end = fp_character_offset(last, item->end_column) - first->dedent;
     if (last->dedent != first->dedent || first->length == 0)
         return false;
-    return layout->start >= 0 && layout->end >= 0 && (layout->lines.count > 1 || layout->start <= layout->end);
+    layout->start = layout->start > 0 ? layout->start : 0;
+    layout->end = layout->end > 0 ? layout->end : 0;
+    return layout->lines.count > 1 || layout->start <= layout->end;
 }
 
 static enum fp_answer lay_out(struct layout *layout, const struct fp_item *item)

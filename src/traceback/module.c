@@ -121,6 +121,18 @@ static PyObject *caret_text(PyObject *module, PyObject *args)
     return answer == FP_DECLINE ? Py_NewRef(Py_None) : text;
 }
 
+/* forget(): drops what is remembered of texts and files.  For benchmarks and tests. */
+static PyObject *forget(PyObject *module, PyObject *unused)
+{
+    struct fp_tb *tb = state_of(module);
+    (void)unused;
+    FP_LOCK(tb->lock);
+    fp_memos_clear(tb);
+    fp_files_clear(tb);
+    FP_UNLOCK(tb->lock);
+    Py_RETURN_NONE;
+}
+
 static int execute(PyObject *module)
 {
     struct fp_tb *tb = state_of(module);
@@ -170,6 +182,7 @@ static void destroy(void *module)
 }
 
 static PyMethodDef methods[] = {{"bind", bind_standard, METH_VARARGS, NULL},
+                                {"forget", forget, METH_NOARGS, NULL},
                                 {"caret_text", caret_text, METH_VARARGS, NULL},
                                 {NULL, NULL, 0, NULL}};
 

@@ -1,7 +1,7 @@
 /* Recursive descent over the subset of expressions; see parse.h for what its answer means.  Normal context. */
 #include "scan.h"
 
-enum { DEEPEST = 30 };
+enum { DEEPEST = 60 };
 
 typedef struct fp_expression node;
 
@@ -432,11 +432,12 @@ bool fp_parse_field(struct fp_scanner *s)
     return c == '!' || c == ':' || c == '}';
 }
 
-/* Whether the text begins with a word that no expression begins with. */
+/* Whether the text begins with a word that none of the expressions with a mark begins with. */
 static bool starts_statement(struct fp_scanner *s)
 {
     static const char *const words[] = {"raise", "return", "import", "from", "assert", "del", "with", "for", "while",
-                                        "if", "def", "class", "try", "except", "pass", "global", "nonlocal"};
+                                        "if", "def", "class", "try", "except", "pass", "global", "nonlocal", "break",
+                                        "continue", "async", "yield", "lambda"};
     struct fp_scanner copy = *s;
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (fp_scan_word(&copy, words[i]))
@@ -444,12 +445,14 @@ static bool starts_statement(struct fp_scanner *s)
     return false;
 }
 
-/* An assignment, plain or with an operator, is no expression whatever follows. */
-static bool assigns(struct fp_scanner *s)
+/* An assignment, an annotation or a comprehension has no mark, whatever follows, or isn't valid. */
+static bool goes_on(struct fp_scanner *s)
 {
     Py_UCS4 c = fp_scan_peek(s, 0), next = fp_scan_peek(s, 1), third = fp_scan_peek(s, 2);
-    if (c == '=')
-        return next != '=';
+    if (c == '=' || c == ':')
+        return next != '=' || c == ':';
+    if (fp_scan_word(s, "for"))
+        return true;
     bool one = c == '+' || c == '-' || c == '*' || c == '/' || c == '%' || c == '@' || c == '&' || c == '|' || c == '^';
     bool two = (c == '*' || c == '/' || c == '<' || c == '>') && next == c;
     return (one && next == '=') || (two && third == '=');
@@ -458,13 +461,13 @@ static bool assigns(struct fp_scanner *s)
 bool fp_parse(const Py_UCS4 *text, int length, struct fp_expression *result)
 {
     struct fp_scanner scanner = {.text = text, .length = length};
-    *result = (node){.shape = FP_STARTS_STATEMENT};
-    if (starts_statement(&scanner))
+    *result = (node){.shape = FP_UNMARKED};
+    if (here(&scanner) == length || starts_statement(&scanner))
         return true;
     if (!expression(&scanner, result))
         return false;
-    if (assigns(&scanner)) {
-        *result = (node){.shape = FP_STARTS_STATEMENT};
+    if (goes_on(&scanner)) {
+        *result = (node){.shape = FP_UNMARKED};
         return true;
     }
     while (here(&scanner) < length) { /* a tuple without parentheses */

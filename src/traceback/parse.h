@@ -13,7 +13,7 @@ enum fp_shape {
     FP_BINARY,
     FP_SUBSCRIPT,
     FP_CALL,
-    FP_STARTS_STATEMENT /* certainly no expression */
+    FP_UNMARKED /* nothing, a statement, or an expression of a kind that has no mark */
 };
 
 /* A node as the interpreter's parser places it: without the parentheses around it.  Offsets in characters. */

@@ -114,12 +114,12 @@ static int digits(const struct fp_scanner *scanner, int place, bool hexadecimal)
 {
     int count = 0;
     Py_UCS4 c = at(scanner, place);
-    while (is_digit(c) || (hexadecimal && ((c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'))))
+    while (is_digit(c) || (c == '_' && count > 0 && is_digit(at(scanner, place + count + 1))) || (hexadecimal && ((c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'))))
         c = at(scanner, place + ++count);
     return count;
 }
 
-/* A decimal or hexadecimal number without underscores, not run together with a name. */
+/* A decimal or hexadecimal number not run together with a name. */
 bool fp_scan_number(struct fp_scanner *scanner)
 {
     int place = (fp_scan_blanks(scanner), scanner->at), count = digits(scanner, place, false);
@@ -177,17 +177,29 @@ static struct prefix read_prefix(const struct fp_scanner *scanner)
     return prefix;
 }
 
+static bool is_hexadecimal(const struct fp_scanner *scanner, int place, int count)
+{
+    for (int i = 0; i < count; i++) {
+        Py_UCS4 c = at(scanner, place + i), lower = c | 0x20;
+        if (!is_digit(c) && !(lower >= 'a' && lower <= 'f'))
+            return false;
+    }
+    return true;
+}
+
 /* Only escapes that every version reads without a warning. */
-static int escape_length(const struct fp_scanner *scanner, int place, bool raw)
+static int escape_length(const struct fp_scanner *scanner, int place, struct prefix prefix)
 {
     Py_UCS4 c = at(scanner, place + 1);
-    if (raw)
+    if (prefix.raw)
         return c != 0 && c != '\n' ? 2 : 0;
-    if (c == 'n' || c == 't' || c == 'r' || c == '\\' || c == '\'' || c == '"')
+    if (c != 0 && c < 128 && strchr("ntrabfv\\'\"", (int)c) != NULL)
         return 2;
-    if (c == 'x' && digits(scanner, place + 2, true) >= 2)
+    if (c == 'x' && is_hexadecimal(scanner, place + 2, 2))
         return 4;
-    return 0;
+    if (c == 'u' && !prefix.bytes && is_hexadecimal(scanner, place + 2, 4))
+        return 6;
+    return c == '0' && !is_digit(at(scanner, place + 2)) ? 2 : 0;
 }
 
 /* A replacement field of a formatted string; the brace is the next character. */
@@ -240,7 +252,7 @@ bool fp_scan_string(struct fp_scanner *scanner, bool *bytes)
         if (c == quote && (!triple || (at(&inner, inner.at + 1) == quote && at(&inner, inner.at + 2) == quote)))
             break;
         if (c == '\\') {
-            int length = scanner->quote == 0 ? escape_length(&inner, inner.at, prefix.raw) : 0;
+            int length = scanner->quote == 0 ? escape_length(&inner, inner.at, prefix) : 0;
             if (length == 0)
                 return false;
             inner.at += length;
