@@ -49,6 +49,29 @@ def _keeps_line_stripped() -> bool:
         del linecache.cache["<faultproof>"]
 
 
+def _is_pristine() -> bool:
+    """Whether somebody (the exceptiongroup package, say) has replaced a part of the modules before we were imported."""
+    import builtins
+    import linecache
+    import os
+
+    def functions(namespace):
+        for value in [*vars(namespace).values()]:
+            value = getattr(value, "__func__", value)
+            value = getattr(value, "fget", value)
+            value = getattr(value, "__wrapped__", value)
+            if isinstance(value, _types.FunctionType):
+                yield value
+
+    classes = (_standard.TracebackException, _standard.StackSummary, _standard.FrameSummary)
+    return (
+        all(function.__globals__ is vars(linecache) for function in functions(linecache))
+        and all(function.__globals__ is vars(_standard) for part in (_standard, *classes) for function in functions(part))
+        and isinstance(os.stat, _types.BuiltinFunctionType)
+        and isinstance(builtins.print, _types.BuiltinFunctionType)
+    )
+
+
 def _features() -> dict[str, int]:
     """What the running interpreter's module does; asked of it, because it differs between releases of one version."""
     from inspect import signature
@@ -63,6 +86,7 @@ def _features() -> dict[str, int]:
     frame = _standard.FrameSummary
     carets = 2 if hasattr(frame, "_lines") else 1 if hasattr(frame, "_original_line") else 0
     return {
+        "pristine": _is_pristine(),
         "carets": carets,
         "compact": "compact" in parameters(_standard.TracebackException),
         "truth": _truth_matters(),

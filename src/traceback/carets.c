@@ -88,6 +88,8 @@ static enum frame_of what_takes_it(const struct layout *layout)
     const struct fp_line *first = &layout->lines.lines[0], *last = &layout->lines.lines[layout->lines.count - 1];
     static const Py_UCS4 word[] = {'r', 'e', 't', 'u', 'r', 'n'};
     int length = name_length(first), at = skip_blanks(first, length);
+    if (layout->start > 0 && first->text[0] == '(')
+        return UNCERTAIN; /* a target may stand in parentheses */
     bool returned = length == 6 && memcmp(first->text, word, sizeof word) == 0;
     if (length == 0 || length > layout->start || (!returned && (at >= layout->start || first->text[at] != '=')))
         return NEITHER;

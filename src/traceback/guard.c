@@ -199,7 +199,7 @@ static bool holds(PyObject *dict, PyObject *name, PyObject *value)
 
 bool fp_guard_intact(struct fp_tb *tb)
 {
-    return recorded(tb) && holds(tb->guard.os_dict, tb->s.stat, tb->guard.stat);
+    return tb->has.pristine && recorded(tb) && holds(tb->guard.os_dict, tb->s.stat, tb->guard.stat);
 }
 
 /* The parser that carets come from: asked only before a text is made.  It is imported when it is first needed, as the

@@ -31,7 +31,8 @@ static int read_features(struct fp_tb *tb, PyObject *features)
     const struct {
         const char *name;
         int *value;
-    } rows[] = {{"carets", &has->carets},         {"compact", &has->compact},
+    } rows[] = {{"pristine", &has->pristine},     {"carets", &has->carets},
+                {"compact", &has->compact},
                 {"truth", &has->truth},           {"notes", &has->notes},
                 {"suggest", &has->suggest},       {"safe_string", &has->safe_string},
                 {"colorize", &has->colorize},     {"print_exc_colorize", &has->print_exc_colorize},
