@@ -36,7 +36,7 @@ static int capture_stack(struct fp_tree *tree, PyObject *traceback, PyObject **s
     PyObject *texts = NULL;
     enum fp_answer answer = fp_items_of_traceback(call->tb, traceback, tree->limit, &items);
     if (answer == FP_DONE && items.count > 0) {
-        if ((answer = fp_items_prepare(call, &items)) == FP_DONE) {
+        if ((answer = fp_items_prepare(call, &items)) == FP_DONE && !tree->without_frames) {
             texts = PyList_New(0);
             answer = texts != NULL ? fp_items_format(call, &items, texts) : FP_ERROR;
         }

@@ -197,30 +197,36 @@ static bool holds(PyObject *dict, PyObject *name, PyObject *value)
     return found == value;
 }
 
-bool fp_guard_intact(struct fp_tb *tb)
-{
-    return tb->has.pristine && recorded(tb) && holds(tb->guard.os_dict, tb->s.stat, tb->guard.stat);
-}
-
-/* The parser that carets come from: asked only before a text is made.  It is imported when it is first needed, as the
- * interpreter's module does it. */
-bool fp_guard_ast(struct fp_tb *tb)
+/* The parser is the one that we have seen; one that isn't imported any more has been replaced too. */
+static bool has_same_parser(struct fp_tb *tb)
 {
     PyObject *ast;
-    int imported = fp_dict_get(tb->modules, tb->s.ast, &ast);
-    if (imported == 0 && tb->guard.ast_parse == NULL) {
-        ast = PyImport_Import(tb->s.ast);
-        imported = ast != NULL;
-    }
-    if (imported <= 0 || !PyModule_Check(ast)) {
+    if (tb->has.carets == 0 || tb->guard.ast_parse == NULL)
+        return true;
+    if (fp_dict_get(tb->modules, tb->s.ast, &ast) <= 0) {
         PyErr_Clear();
-        if (imported > 0)
-            Py_DECREF(ast);
         return false;
     }
-    if (tb->guard.ast_parse == NULL && take_parser(&tb->guard, tb, Py_NewRef(ast)) < 0)
-        PyErr_Clear();
-    bool intact = tb->guard.ast_parse != NULL && holds(PyModule_GetDict(ast), tb->s.parse, tb->guard.ast_parse);
+    bool same_one = PyModule_Check(ast) && holds(PyModule_GetDict(ast), tb->s.parse, tb->guard.ast_parse);
     Py_DECREF(ast);
-    return intact;
+    return same_one;
+}
+
+bool fp_guard_intact(struct fp_tb *tb)
+{
+    return tb->has.pristine && recorded(tb) && holds(tb->guard.os_dict, tb->s.stat, tb->guard.stat) &&
+           has_same_parser(tb);
+}
+
+/* The parser that carets come from is imported when it is first needed, as the interpreter's module does it. */
+bool fp_guard_ast(struct fp_tb *tb)
+{
+    if (tb->guard.ast_parse == NULL) {
+        PyObject *ast = PyImport_Import(tb->s.ast);
+        if (ast == NULL || take_parser(&tb->guard, tb, ast) < 0) {
+            PyErr_Clear();
+            return false;
+        }
+    }
+    return has_same_parser(tb);
 }

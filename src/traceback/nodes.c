@@ -257,9 +257,10 @@ static enum fp_answer is_walkable(struct fp_tb *tb, PyObject *value, PyObject *t
     struct fp_items items;
     if (!PyExceptionInstance_Check(value))
         return FP_DECLINE;
-    if (limit == NULL || limit == Py_None)
-        return traceback == NULL || traceback == Py_None || PyTraceBack_Check(traceback) ? FP_DONE : FP_DECLINE;
-    enum fp_answer answer = fp_items_of_traceback(tb, traceback, limit, &items);
+    bool limited = limit != NULL && limit != Py_None;
+    if (traceback != NULL && traceback != Py_None && !PyTraceBack_Check(traceback))
+        return FP_DECLINE;
+    enum fp_answer answer = fp_items_of_traceback(tb, limited ? traceback : NULL, limit, &items);
     fp_items_clear(&items);
     return answer;
 }
@@ -272,7 +273,7 @@ enum fp_answer fp_format_exception(struct fp_tb *tb, PyObject *value, PyObject *
     if (answer != FP_DONE)
         return answer;
     struct fp_call call;
-    struct fp_tree tree = {.call = &call, .limit = limit};
+    struct fp_tree tree = {.call = &call, .limit = limit, .without_frames = scope == FP_ONLY};
     Py_ssize_t root = 0;
     fp_call_begin(&call, tb);
     if (tb->has.compact)

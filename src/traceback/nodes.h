@@ -20,6 +20,7 @@ struct fp_node {
 struct fp_tree {
     struct fp_call *call;
     PyObject *limit;
+    bool without_frames; /* the texts of frames aren't asked for */
     struct fp_node *nodes;
     Py_ssize_t count, room;
     const void **seen; /* an open hash table of the exceptions' addresses */

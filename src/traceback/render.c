@@ -27,10 +27,16 @@ static bool is_one_line(PyObject *text)
     return true;
 }
 
-static bool is_stdin(PyObject *filename)
+/* Names that the interpreter may shorten when it shows them. */
+static bool is_stdin(struct fp_tb *tb, PyObject *filename)
 {
-    return PyUnicode_GET_LENGTH(filename) >= 6 && PyUnicode_READ_CHAR(filename, 0) == '<' &&
-           PyUnicode_READ_CHAR(filename, 1) == 's' && PyUnicode_READ_CHAR(filename, 2) == 't';
+    static const char start[] = "<stdin";
+    if (tb->has.carets != 2 || PyUnicode_GET_LENGTH(filename) < 6)
+        return false;
+    for (int i = 0; i < 6; i++)
+        if (PyUnicode_READ_CHAR(filename, i) != (Py_UCS4)start[i])
+            return false;
+    return true;
 }
 
 /* A header and the stripped line. */
@@ -82,7 +88,7 @@ enum fp_answer fp_render(struct fp_call *call, const struct fp_item *item, PyObj
 {
     struct fp_tb *tb = call->tb;
     *text = NULL;
-    bool own = item->exact && !is_stdin(item->code->co_filename);
+    bool own = item->exact && !is_stdin(tb, item->code->co_filename);
     bool columns = item->kind == FP_CARETS && item->column >= 0 && item->end_column >= 0;
     enum fp_answer answer = FP_DECLINE;
     if (own && line == NULL && rest == NULL)

@@ -40,9 +40,22 @@ static bool find_anchors(const struct fp_line *line, struct place *place)
     return true;
 }
 
+/* In a file that has changed the expression may end behind the line, whose line end is counted there. */
+static bool is_within(const struct fp_line *line, int byte_offset)
+{
+    int bytes = 0;
+    for (int i = 0; i < line->length; i++) {
+        Py_UCS4 c = line->text[i];
+        bytes += c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    }
+    return byte_offset <= bytes;
+}
+
 static bool place_expression(const struct fp_line *line, const struct fp_item *item, struct place *place)
 {
     *place = (struct place){0};
+    if (!is_within(line, item->column) || (item->end_lineno == item->lineno && !is_within(line, item->end_column)))
+        return false;
     place->start = fp_character_offset(line, item->column);
     if (item->end_lineno != item->lineno) {
         place->end = line->length;
