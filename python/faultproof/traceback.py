@@ -225,7 +225,7 @@ class _Module(_types.ModuleType):
         return sorted({*dir(_standard), "format_exc_bytes"})
 
 
-_originals = {name: getattr(_standard, name) for name in _functions}
+_originals = {name: function.__wrapped__ for name, function in _functions.items()}
 
 
 def _is_installed() -> bool:

@@ -104,8 +104,10 @@ static PyObject *reduce(PyObject *self, PyObject *unused)
 {
     (void)unused;
     struct function *function = (struct function *)self;
-    PyObject *name = PyObject_GetAttrString(function->standard, "__qualname__"), *module, *found = NULL;
-    if (name == NULL)
+    PyObject *name = NULL, *module, *found = NULL;
+    if (function->dict != NULL && PyDict_GetItemString(function->dict, "__module__") != NULL)
+        return PyObject_GetAttrString(self, "__qualname__"); /* ours alone */
+    if ((name = PyObject_GetAttrString(function->standard, "__qualname__")) == NULL)
         return NULL;
     module = PyImport_ImportModule("traceback");
     if (module == NULL || (found = PyObject_GetAttr(module, name)) == NULL)

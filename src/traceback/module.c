@@ -82,8 +82,10 @@ static PyObject *bind_standard(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "O!O!OO!O:bind", &PyModule_Type, &standard, &PyDict_Type, &features, &show_group,
                           &PyTuple_Type, &one_write, &check_carets))
         return NULL;
+    if (tb->functions != NULL)
+        return PyDict_Copy(tb->functions); /* the Python module has been imported again */
     if (tb->std != NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "faultproof: traceback is bound already");
+        PyErr_SetString(PyExc_ImportError, "faultproof: traceback could not be bound before");
         return NULL;
     }
     tb->show_group = Py_NewRef(show_group);
@@ -97,7 +99,8 @@ static PyObject *bind_standard(PyObject *module, PyObject *args)
     tb->summary = PyObject_CallObject(tb->StackSummary, NULL);
     if (tb->summary == NULL || fp_guard_init(tb) < 0)
         return NULL;
-    return fp_functions_new(tb);
+    tb->functions = fp_functions_new(tb);
+    return tb->functions != NULL ? PyDict_Copy(tb->functions) : NULL;
 }
 
 /* caret_text(code, offset) -> the frame's text; None: left to the interpreter's module.  For tests, and for check_carets. */
@@ -147,7 +150,7 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
     struct fp_tb *tb = state_of(module);
     PyObject *owned[] = {tb->std,          tb->std_dict,     tb->linecache_dict,     tb->sys_dict,     tb->modules,
                          tb->show_group,   tb->one_write,    tb->TracebackException, tb->StackSummary, tb->FrameSummary,
-                         tb->function_type, tb->summary, tb->check_carets};
+                         tb->function_type, tb->summary, tb->check_carets, tb->functions};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         Py_VISIT(owned[i]);
     for (int i = 0; i < tb->guard.count; i++) {
@@ -168,7 +171,7 @@ static int clear(PyObject *module)
     PyObject **owned[] = {&tb->std,           &tb->std_dict,      &tb->linecache_dict,     &tb->sys_dict,
                           &tb->modules,       &tb->show_group,    &tb->one_write,          &tb->TracebackException,
                           &tb->StackSummary,  &tb->FrameSummary,  &tb->function_type,      &tb->summary,
-                          &tb->cause_message, &tb->context_message, &tb->heading,          &tb->group_heading, &tb->check_carets};
+                          &tb->cause_message, &tb->context_message, &tb->heading,          &tb->group_heading, &tb->check_carets, &tb->functions};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         Py_CLEAR(*owned[i]);
 #define X(name) Py_CLEAR(tb->s.name);

@@ -142,6 +142,7 @@ struct fp_tb {
     PyObject *one_write;  /* the types whose write() may be called once for all lines */
     PyObject *cause_message, *context_message, *heading, *group_heading;
     PyObject *function_type;
+    PyObject *functions; /* by name; NULL before bind() */
     struct fp_names s;
     struct fp_slots slots;
     struct fp_features has;
