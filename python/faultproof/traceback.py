@@ -161,8 +161,9 @@ def _standard_text(code, position):
 def _check_carets() -> bool:
     """Whether the carets drawn in C are this interpreter's, on the sample."""
     import linecache
+    from _thread import get_ident
 
-    name = "<faultproof sample>"
+    name = f"<faultproof sample {get_ident()}>"  # another thread may be checking too
     linecache.cache[name] = (len(_SAMPLE), None, _SAMPLE.splitlines(True), name)
     try:
         seen = set()
@@ -175,7 +176,7 @@ def _check_carets() -> bool:
                 return False
         return True
     finally:
-        del linecache.cache[name]
+        linecache.cache.pop(name, None)
 
 
 _shows_groups = "show_group" in _standard.format_exception_only.__code__.co_varnames

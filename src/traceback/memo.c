@@ -36,10 +36,8 @@ static struct fp_memo *find(struct fp_tb *tb, const struct fp_item *item, int ki
 /* On success the caller holds what found holds, until fp_memo_release(). */
 bool fp_memo_find(struct fp_tb *tb, const struct fp_item *item, int kind, struct fp_memo *found)
 {
-    if (tb->memos == NULL)
-        return false;
     FP_LOCK(tb->lock);
-    const struct fp_memo *memo = find(tb, item, kind);
+    const struct fp_memo *memo = tb->memos != NULL ? find(tb, item, kind) : NULL;
     if (memo != NULL) {
         *found = *memo;
         Py_XINCREF(found->line);
