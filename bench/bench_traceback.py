@@ -1,7 +1,7 @@
 """Ratios of the interpreter's traceback to faultproof's, in alternating slices of one run.
 
-Usage: python bench/bench_traceback.py.  linecache is warm; "remembered": the same frames have been formatted before; "first": each
-text is made for the first time.
+Usage: python bench/bench_traceback.py.  linecache is warm.  "remembered": the same frames have
+been formatted before; "first": each text is made for the first time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import traceback as standard
 import faultproof
 import faultproof.traceback as ours
 
-FUNCTION = '''
+FUNCTION = """
 
 def call_{number}(functions, index, value):
     data = {{"a": value, "b": index}}
@@ -28,7 +28,7 @@ def call_{number}(functions, index, value):
         result = functions[index + 1](functions, index + 1, value=data["a"]) + len(data)
         return result
     return data["a"] / (value - value) + data["b"] * 2
-'''
+"""
 
 
 def make_modules(folder: str, files: int, functions: int) -> list[list]:

@@ -13,11 +13,10 @@ import sys
 sys.excepthook = lambda *args: sys.__excepthook__(*args)
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tests", "python"))
 
+import faultproof.traceback as ours  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from traceback_programs import PREAMBLE, STATEMENTS, differences, exceptions, indent, limits, run_source  # noqa: E402
-
-import faultproof.traceback as ours  # noqa: E402
 
 
 def statements() -> int:

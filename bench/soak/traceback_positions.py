@@ -1,7 +1,7 @@
 """Compares the text of a frame at every code position of the standard library with the interpreter's own.
 
-Usage: python bench/soak/traceback_positions.py [modulus remainder]: of the files only each modulus-th one.  Prints what was
-compared; the exit status says whether there were differences.
+Usage: python bench/soak/traceback_positions.py [modulus remainder]: of the files only each
+modulus-th one.  Prints what was compared; the exit status says whether there were differences.
 """
 
 from __future__ import annotations

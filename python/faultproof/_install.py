@@ -1,7 +1,7 @@
 """Puts the drop-ins in the place of the standard library's modules, and takes them out again.
 
-A row of the table is one drop-in.  To install it replaces the entry in ``sys.modules`` and, in place, the public attributes
-of the standard module's object, so that modules which imported it before gain too.  Names that were bound one by one
+A row of the table is one drop-in.  To install it replaces the entry in ``sys.modules`` and, in place, the public
+attributes of the standard module's object, so that modules which imported it before gain too.  Names that were bound one by one
 (``from traceback import format_exc``) stay what they were.
 """
 
@@ -75,6 +75,6 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Put the standard modules back, as the objects that they were.  Without a previous ``install()`` nothing happens."""
+    """Put the standard modules back, as the objects that they were.  Nothing happens when nothing is installed."""
     while _installed:
         _installed.pop().remove()

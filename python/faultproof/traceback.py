@@ -1,7 +1,7 @@
 """The standard library's ``traceback`` with its hot paths in C: the same text, byte for byte.
 
-The classes are the interpreter's own.  The functions that format, print and extract are ours; what is uncommon they hand
-on to the interpreter's module.  Every other name, private ones too, is read from and written to that module.
+The classes are the interpreter's own.  The functions that format, print and extract are ours; what is uncommon they
+hand on to the interpreter's module.  Every other name, private ones too, is read from and written to that module.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def _is_pristine() -> bool:
     classes = (_standard.TracebackException, _standard.StackSummary, _standard.FrameSummary)
     return (
         all(function.__globals__ is vars(linecache) for function in functions(linecache))
-        and all(function.__globals__ is vars(_standard) for part in (_standard, *classes) for function in functions(part))
+        and all(
+            function.__globals__ is vars(_standard) for part in (_standard, *classes) for function in functions(part)
+        )
         and isinstance(os.stat, _types.BuiltinFunctionType)
         and isinstance(builtins.print, _types.BuiltinFunctionType)
     )
@@ -191,7 +193,9 @@ _functions = _traceback.bind(
 format_exc_bytes = _functions.pop("format_exc_bytes")
 format_exc_bytes.__module__ = __name__
 format_exc_bytes.__name__ = format_exc_bytes.__qualname__ = "format_exc_bytes"
-format_exc_bytes.__doc__ = "Like format_exc(), but UTF-8 in one bytes object; what UTF-8 can't say is written as an escape."
+format_exc_bytes.__doc__ = (
+    "Like format_exc(), but UTF-8 in one bytes object; what UTF-8 can't say is written as an escape."
+)
 
 
 class _Module(_types.ModuleType):

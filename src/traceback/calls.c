@@ -1,14 +1,14 @@
 /* The functions of the traceback module that have a fast path.  Normal context.
  *
- * Each binds its arguments, asks for the fast path, and hands the call on to the interpreter's function when the arguments
- * or the exception are of an uncommon form, or when something has been replaced (guard.c). */
+ * Each binds its arguments, asks for the fast path, and hands the call on to the interpreter's function when the
+ * arguments or the exception are of an uncommon form, or when something has been replaced (guard.c). */
 #include "tb.h"
 
 enum { MOST_ARGUMENTS = 6 };
 
 struct signature {
     int count, required, positional_only;
-    bool colors; /* colorize is accepted, on each version */
+    bool colors;       /* colorize is accepted, on each version */
     bool colors_known; /* and the interpreter's function accepts it too */
     PyObject *names[MOST_ARGUMENTS];
 };
@@ -194,9 +194,11 @@ static enum fp_answer exception_texts(struct fp_tb *tb, PyObject *const *values,
 /* The first three parameters: the exception alone is enough, and nameless, since 3.10. */
 static struct signature exception_signature(struct fp_tb *tb, bool prints)
 {
-    struct signature signature = {
-        .count = prints ? 6 : 5, .required = tb->has.implicit ? 1 : 3, .positional_only = tb->has.implicit,
-        .colors = true, .colors_known = tb->has.colorize};
+    struct signature signature = {.count = prints ? 6 : 5,
+                                  .required = tb->has.implicit ? 1 : 3,
+                                  .positional_only = tb->has.implicit,
+                                  .colors = true,
+                                  .colors_known = tb->has.colorize};
     PyObject *names[] = {tb->s.etype, tb->s.value, tb->s.tb, tb->s.limit, tb->s.file, tb->s.chain};
     int count = 0;
     for (int i = 0; i < 6; i++)
@@ -270,7 +272,10 @@ static PyObject *format_exc(PyObject *self, PyObject *const *args, size_t nargsf
 static PyObject *print_exc(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
     struct fp_tb *tb = fp_function_state(self);
-    struct signature signature = {  .count = 3, .colors = true, .colors_known = tb->has.print_exc_colorize, .names = {tb->s.limit, tb->s.file, tb->s.chain}};
+    struct signature signature = {.count = 3,
+                                  .colors = true,
+                                  .colors_known = tb->has.print_exc_colorize,
+                                  .names = {tb->s.limit, tb->s.file, tb->s.chain}};
     const struct call *call = CALL(self, args, nargsf, kwnames);
     PyObject *values[MOST_ARGUMENTS], *texts = NULL, *file = NULL, *result = NULL;
     enum fp_answer answer = FP_DECLINE;
@@ -389,8 +394,7 @@ static PyObject *print_tb(PyObject *self, PyObject *const *args, size_t nargsf, 
 }
 
 /* The interpreter's function would take itself for the caller: the caller's frame is given to it. */
-static PyObject *call_standard_with_frame(const struct call *call, PyObject *const *values, int count,
-                                          bool bound)
+static PyObject *call_standard_with_frame(const struct call *call, PyObject *const *values, int count, bool bound)
 {
     PyObject *frame = (PyObject *)PyEval_GetFrame();
     if (!bound || frame == NULL || (values[0] != NULL && values[0] != Py_None))

@@ -7,7 +7,7 @@
 struct layout {
     struct fp_tb *tb;
     struct fp_lines lines;
-    int start, end;               /* of the expression, in the first and the last line */
+    int start, end; /* of the expression, in the first and the last line */
     int start_column, end_column;
     struct fp_anchors anchors;
     bool carets;
@@ -50,7 +50,8 @@ static void place_in_segment(const Py_UCS4 *segment, int offset, int *line, int 
 static void place_anchors(const Py_UCS4 *segment, int length, const struct fp_expression *expression,
                           struct fp_anchors *anchors)
 {
-    anchors->present = expression->shape == FP_BINARY || expression->shape == FP_SUBSCRIPT || expression->shape == FP_CALL;
+    anchors->present =
+        expression->shape == FP_BINARY || expression->shape == FP_SUBSCRIPT || expression->shape == FP_CALL;
     if (!anchors->present)
         return;
     int mark = expression->mark, next = mark + 1;
@@ -175,7 +176,8 @@ static int measure(struct layout *layout)
     layout->start_column = width_of(layout, 0, layout->start);
     layout->end_column = width_of(layout, layout->lines.count - 1, layout->end);
     if (anchors->present) {
-        anchors->left = width_of(layout, anchors->left_line, anchors->left + (anchors->left_line == 0 ? layout->start : 0));
+        anchors->left =
+            width_of(layout, anchors->left_line, anchors->left + (anchors->left_line == 0 ? layout->start : 0));
         anchors->right =
             width_of(layout, anchors->right_line, anchors->right + (anchors->right_line == 0 ? layout->start : 0));
     }

@@ -1,4 +1,5 @@
-/* The interpreters' differences as macros and small inline functions; the only place that asks for a version. Normal context. */
+/* The interpreters' differences as macros and small inline functions; the only place that asks for a version. Normal
+ * context. */
 #ifndef FAULTPROOF_TRACEBACK_COMPAT_H
 #define FAULTPROOF_TRACEBACK_COMPAT_H
 
@@ -75,8 +76,8 @@ typedef PyMutex fp_mutex;
 #define FP_BEGIN_OBJECT(object) {
 #define FP_END_OBJECT()         }
 typedef char fp_mutex;
-#define FP_LOCK(mutex)   ((void)(mutex))
-#define FP_UNLOCK(mutex) ((void)(mutex))
+#define FP_LOCK(mutex)          ((void)(mutex))
+#define FP_UNLOCK(mutex)        ((void)(mutex))
 #endif
 
 static inline PyObject *fp_frame_globals(PyFrameObject *frame)
@@ -88,7 +89,8 @@ static inline PyObject *fp_frame_globals(PyFrameObject *frame)
 #endif
 }
 
-/* The exception being handled: type is not given, because it is the value's; NULLs where there is none.  New references. */
+/* The exception being handled: type is not given, because it is the value's; NULLs where there is none.  New
+ * references. */
 static inline void fp_handled(PyObject **value, PyObject **tb)
 {
 #if PY_VERSION_HEX >= 0x030B0000

@@ -130,9 +130,10 @@ static int emit_member(struct output *out, const struct fp_node *group, Py_ssize
 {
     bool truncated = number >= GROUP_WIDTH;
     const char *start = number == 0 ? "+-" : "  ";
-    PyObject *title = truncated ? PyUnicode_FromFormat("%s%s+---------------- ... ----------------\n", indent(out->depth), start)
-                                : PyUnicode_FromFormat("%s%s+---------------- %zd ----------------\n", indent(out->depth),
-                                                       start, number + 1);
+    PyObject *title =
+        truncated ? PyUnicode_FromFormat("%s%s+---------------- ... ----------------\n", indent(out->depth), start)
+                  : PyUnicode_FromFormat("%s%s+---------------- %zd ----------------\n", indent(out->depth), start,
+                                         number + 1);
     if (last)
         out->need_close = true; /* a member that is a group may close for us */
     if (append(out->list, title) < 0)
@@ -142,7 +143,8 @@ static int emit_member(struct output *out, const struct fp_node *group, Py_ssize
     int result = truncated ? emit(out, PyUnicode_FromFormat("and %zd more exception%s\n", more, more > 1 ? "s" : ""))
                            : emit_chain(out, group->first_member + number);
     if (result == 0 && last && out->need_close) {
-        result = append(out->list, PyUnicode_FromFormat("%s+------------------------------------\n", indent(out->depth)));
+        result =
+            append(out->list, PyUnicode_FromFormat("%s+------------------------------------\n", indent(out->depth)));
         out->need_close = false;
     }
     out->depth--;
@@ -155,8 +157,8 @@ static int emit_group(struct output *out, const struct fp_node *node)
     bool outermost = out->depth == 0;
     if (outermost)
         out->depth++;
-    if (node->stack != NULL && (emit_marked(out, Py_NewRef(tb->group_heading), outermost ? '+' : '|') < 0 ||
-                                emit_all(out, node->stack) < 0))
+    if (node->stack != NULL &&
+        (emit_marked(out, Py_NewRef(tb->group_heading), outermost ? '+' : '|') < 0 || emit_all(out, node->stack) < 0))
         return -1;
     if (emit_exception(out, node) < 0)
         return -1;

@@ -181,7 +181,8 @@ static PyObject *standard_exception(struct fp_tree *tree, PyObject *exc, PyObjec
     struct fp_tb *tb = tree->call->tb;
     PyObject *seen = neighbours(tb, exc), *result = NULL, *zero = PyLong_FromLong(0);
     PyObject *args = PyTuple_Pack(3, (PyObject *)Py_TYPE(exc), exc, traceback != NULL ? traceback : Py_None);
-    PyObject *keywords = seen != NULL && zero != NULL ? Py_BuildValue("{OOOO}", tb->s._seen, seen, tb->s.limit, zero) : NULL;
+    PyObject *keywords =
+        seen != NULL && zero != NULL ? Py_BuildValue("{OOOO}", tb->s._seen, seen, tb->s.limit, zero) : NULL;
     if (args != NULL && keywords != NULL)
         result = PyObject_Call(tb->TracebackException, args, keywords);
     if (result != NULL && PyObject_SetAttr(result, tb->s.exceptions, Py_None) < 0)

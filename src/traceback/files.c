@@ -1,8 +1,9 @@
-/* Source lines from the process's linecache, and linecache.checkcache() for a price of one stat() a file.  Normal context.
+/* Source lines from the process's linecache, and linecache.checkcache() for a price of one stat() a file.  Normal
+ * context.
  *
- * linecache.cache stays the truth: each call looks its entries up.  What is remembered is that checkcache() kept an entry
- * (the size, the time and the name in it, by identity) while the file had a certain size and time; as long as both are the
- * same it would keep it again.  In every other case checkcache() itself is called. */
+ * linecache.cache stays the truth: each call looks its entries up.  What is remembered is that checkcache() kept an
+ * entry (the size, the time and the name in it, by identity) while the file had a certain size and time; as long as
+ * both are the same it would keep it again.  In every other case checkcache() itself is called. */
 #include "tb.h"
 
 #include <errno.h>
@@ -242,7 +243,8 @@ static int check_slowly(struct fp_call *call, struct fp_source *source)
         if (source->path == NULL)
             PyErr_Clear();
     }
-    able = able && source->path != NULL && strlen(PyBytes_AS_STRING(source->path)) == (size_t)PyBytes_GET_SIZE(source->path);
+    able = able && source->path != NULL &&
+           strlen(PyBytes_AS_STRING(source->path)) == (size_t)PyBytes_GET_SIZE(source->path);
     if (able)
         before = take_stamp(PyBytes_AS_STRING(source->path), &source->now);
     PyObject *entry = Py_NewRef(source->entry);
@@ -276,15 +278,15 @@ int fp_sources_check(struct fp_call *call)
     for (size_t i = 0; i < count; i++)
         if (is_to_check(&call->sources[i]))
             recall(call->tb, &call->sources[i]);
-    Py_BEGIN_ALLOW_THREADS
-    for (size_t i = 0; i < count; i++) {
+    Py_BEGIN_ALLOW_THREADS for (size_t i = 0; i < count; i++)
+    {
         struct fp_source *source = &call->sources[i];
         if (is_to_check(source) && source->known)
-            source->known = take_stamp(PyBytes_AS_STRING(source->path), &source->now) &&
-                            same_stamp(&source->now, &source->stamp);
+            source->known =
+                take_stamp(PyBytes_AS_STRING(source->path), &source->now) && same_stamp(&source->now, &source->stamp);
     }
-    Py_END_ALLOW_THREADS
-    for (size_t i = 0; i < count; i++) {
+    Py_END_ALLOW_THREADS for (size_t i = 0; i < count; i++)
+    {
         struct fp_source *source = &call->sources[i];
         if (!is_to_check(source))
             continue;

@@ -171,12 +171,11 @@ static PyType_Slot slots[] = {{Py_tp_traverse, traverse},
 #define Py_TPFLAGS_DISALLOW_INSTANTIATION 0
 #endif
 
-static PyType_Spec spec = {
-    .name = "faultproof._traceback.function",
-    .basicsize = sizeof(struct function),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR |
-             Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = slots};
+static PyType_Spec spec = {.name = "faultproof._traceback.function",
+                           .basicsize = sizeof(struct function),
+                           .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
+                                    Py_TPFLAGS_METHOD_DESCRIPTOR | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                           .slots = slots};
 
 int fp_function_type(PyObject *module, struct fp_tb *tb)
 {

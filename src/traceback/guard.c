@@ -1,8 +1,9 @@
-/* Whether anything that the fast path stands for has been replaced: a comparison of versions on the way.  Normal context.
+/* Whether anything that the fast path stands for has been replaced: a comparison of versions on the way.  Normal
+ * context.
  *
- * The namespaces of traceback, linecache and of the three classes are recorded at import.  A change of one of them (seen
- * by a dictionary watcher, or by the dictionary's version number before there were watchers) makes the next call compare
- * all recorded values by identity; while one differs, every call goes to the interpreter's own module. */
+ * The namespaces of traceback, linecache and of the three classes are recorded at import.  A change of one of them
+ * (seen by a dictionary watcher, or by the dictionary's version number before there were watchers) makes the next call
+ * compare all recorded values by identity; while one differs, every call goes to the interpreter's own module. */
 #include "tb.h"
 
 #include <stdatomic.h>
@@ -20,7 +21,8 @@ static int changed(PyDict_WatchEvent event, PyObject *dict, PyObject *key, PyObj
 }
 #endif
 
-/* Values that come and go without a meaning for the text: what the module system keeps, and imports that are still lazy. */
+/* Values that come and go without a meaning for the text: what the module system keeps, and imports that are still
+ * lazy. */
 static bool is_of_interest(PyObject *key, PyObject *value, bool of_class)
 {
     if (!PyUnicode_Check(key))

@@ -13,8 +13,8 @@ enum fp_answer fp_locate(struct fp_item *item)
         return item->at >= 0 ? FP_DONE : FP_DECLINE;
     }
 #if FP_HAS_POSITIONS
-    int known = PyCode_Addr2Location(item->code, item->at, &item->lineno, &item->column, &item->end_lineno,
-                                     &item->end_column);
+    int known =
+        PyCode_Addr2Location(item->code, item->at, &item->lineno, &item->column, &item->end_lineno, &item->end_column);
     if (!known || item->lineno < 0)
         return FP_DECLINE;
     if (item->end_lineno < 0)
@@ -38,7 +38,8 @@ static enum fp_answer fetch_rest(struct fp_call *call, const struct fp_item *ite
     *rest = PyTuple_New(count);
     for (int i = 0; *rest != NULL && i < count; i++) {
         PyObject *line;
-        if (fp_source_line(call, item, item->lineno + 1 + i, &line) < 0 || (line == NULL && (line = empty_line()) == NULL)) {
+        if (fp_source_line(call, item, item->lineno + 1 + i, &line) < 0 ||
+            (line == NULL && (line = empty_line()) == NULL)) {
             Py_CLEAR(*rest);
             break;
         }

@@ -1,8 +1,9 @@
 /* Finished texts, by the place in the code they belong to; a table of fixed size in which new texts replace old ones.
  * Normal context.
  *
- * No code object is kept alive: an entry holds the objects that its text is made of (the position table, the file's and the
- * function's name), and is valid for a code object that has the same ones.  The source lines are compared by the caller. */
+ * No code object is kept alive: an entry holds the objects that its text is made of (the position table, the file's and
+ * the function's name), and is valid for a code object that has the same ones.  The source lines are compared by the
+ * caller. */
 #include "tb.h"
 
 #include <string.h>
@@ -65,7 +66,8 @@ static void drop(struct fp_memo *memo)
     Py_CLEAR(memo->text);
 }
 
-/* The place for a new entry: the one with the same key, a free one, else the first, after it has moved to the second. */
+/* The place for a new entry: the one with the same key, a free one, else the first, after it has moved to the second.
+ */
 static struct fp_memo *make_room(struct fp_tb *tb, const struct fp_item *item, int kind)
 {
     struct fp_memo *memo = find(tb, item, kind);
@@ -80,7 +82,8 @@ static struct fp_memo *make_room(struct fp_tb *tb, const struct fp_item *item, i
     return &memo[0];
 }
 
-void fp_memo_store(struct fp_tb *tb, const struct fp_item *item, int kind, PyObject *line, PyObject *rest, PyObject *text)
+void fp_memo_store(struct fp_tb *tb, const struct fp_item *item, int kind, PyObject *line, PyObject *rest,
+                   PyObject *text)
 {
     if (PyUnicode_GET_LENGTH(text) > FP_MEMO_TEXT || (line != NULL && PyUnicode_GET_LENGTH(line) > FP_MEMO_TEXT))
         return;

@@ -31,12 +31,17 @@ static int read_features(struct fp_tb *tb, PyObject *features)
     const struct {
         const char *name;
         int *value;
-    } rows[] = {{"pristine", &has->pristine},     {"carets", &has->carets},
+    } rows[] = {{"pristine", &has->pristine},
+                {"carets", &has->carets},
                 {"compact", &has->compact},
-                {"truth", &has->truth},           {"notes", &has->notes},
-                {"suggest", &has->suggest},       {"safe_string", &has->safe_string},
-                {"colorize", &has->colorize},     {"print_exc_colorize", &has->print_exc_colorize},
-                {"implicit", &has->implicit},     {"strip_line", &has->strip_line},
+                {"truth", &has->truth},
+                {"notes", &has->notes},
+                {"suggest", &has->suggest},
+                {"safe_string", &has->safe_string},
+                {"colorize", &has->colorize},
+                {"print_exc_colorize", &has->print_exc_colorize},
+                {"implicit", &has->implicit},
+                {"strip_line", &has->strip_line},
                 {"code_lines", &has->code_lines}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (read_feature(features, rows[i].name, rows[i].value) < 0)
@@ -103,7 +108,8 @@ static PyObject *bind_standard(PyObject *module, PyObject *args)
     return tb->functions != NULL ? PyDict_Copy(tb->functions) : NULL;
 }
 
-/* caret_text(code, offset) -> the frame's text; None: left to the interpreter's module.  For tests, and for check_carets. */
+/* caret_text(code, offset) -> the frame's text; None: left to the interpreter's module.  For tests, and for
+ * check_carets. */
 static PyObject *caret_text(PyObject *module, PyObject *args)
 {
     struct fp_tb *tb = state_of(module);
@@ -114,7 +120,8 @@ static PyObject *caret_text(PyObject *module, PyObject *args)
         return NULL;
     item.frame = PyEval_GetFrame();
     fp_call_begin(&call, tb);
-    enum fp_answer answer = fp_source_add(&call, &item) < 0 || fp_sources_check(&call) < 0 ? FP_ERROR : fp_locate(&item);
+    enum fp_answer answer =
+        fp_source_add(&call, &item) < 0 || fp_sources_check(&call) < 0 ? FP_ERROR : fp_locate(&item);
     if (answer == FP_DONE && item.column < 0)
         answer = FP_DECLINE;
     if (answer == FP_DONE && (answer = fp_fetch_lines(&call, &item, &line, &rest)) == FP_DONE)
@@ -148,9 +155,9 @@ static int execute(PyObject *module)
 static int traverse(PyObject *module, visitproc visit, void *arg)
 {
     struct fp_tb *tb = state_of(module);
-    PyObject *owned[] = {tb->std,          tb->std_dict,     tb->linecache_dict,     tb->sys_dict,     tb->modules,
-                         tb->show_group,   tb->one_write,    tb->TracebackException, tb->StackSummary, tb->FrameSummary,
-                         tb->function_type, tb->summary, tb->check_carets, tb->functions};
+    PyObject *owned[] = {tb->std,           tb->std_dict,  tb->linecache_dict,     tb->sys_dict,     tb->modules,
+                         tb->show_group,    tb->one_write, tb->TracebackException, tb->StackSummary, tb->FrameSummary,
+                         tb->function_type, tb->summary,   tb->check_carets,       tb->functions};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         Py_VISIT(owned[i]);
     for (int i = 0; i < tb->guard.count; i++) {
@@ -168,10 +175,11 @@ static int clear(PyObject *module)
     fp_guard_clear(tb);
     fp_memos_clear(tb);
     fp_files_clear(tb);
-    PyObject **owned[] = {&tb->std,           &tb->std_dict,      &tb->linecache_dict,     &tb->sys_dict,
-                          &tb->modules,       &tb->show_group,    &tb->one_write,          &tb->TracebackException,
-                          &tb->StackSummary,  &tb->FrameSummary,  &tb->function_type,      &tb->summary,
-                          &tb->cause_message, &tb->context_message, &tb->heading,          &tb->group_heading, &tb->check_carets, &tb->functions};
+    PyObject **owned[] = {&tb->std,           &tb->std_dict,        &tb->linecache_dict, &tb->sys_dict,
+                          &tb->modules,       &tb->show_group,      &tb->one_write,      &tb->TracebackException,
+                          &tb->StackSummary,  &tb->FrameSummary,    &tb->function_type,  &tb->summary,
+                          &tb->cause_message, &tb->context_message, &tb->heading,        &tb->group_heading,
+                          &tb->check_carets,  &tb->functions};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         Py_CLEAR(*owned[i]);
 #define X(name) Py_CLEAR(tb->s.name);

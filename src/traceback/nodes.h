@@ -7,12 +7,12 @@
 /* One exception, captured in the order in which TracebackException captures it. */
 struct fp_node {
     PyObject *exc;
-    PyObject *stack;   /* a list of texts; NULL: no frames */
-    PyObject *type;    /* what its line starts with; NULL where standard is given */
-    PyObject *str;     /* str(exc); not always an exact str */
-    PyObject *notes;   /* a list; NULL: none */
+    PyObject *stack;    /* a list of texts; NULL: no frames */
+    PyObject *type;     /* what its line starts with; NULL where standard is given */
+    PyObject *str;      /* str(exc); not always an exact str */
+    PyObject *notes;    /* a list; NULL: none */
     PyObject *standard; /* a TracebackException that gives the lines of exceptions of an uncommon form; else NULL */
-    Py_ssize_t cause, context; /* places in the tree; -1: none */
+    Py_ssize_t cause, context;        /* places in the tree; -1: none */
     Py_ssize_t first_member, members; /* of a group; members -1: not a group */
     bool suppress_context;
 };

@@ -165,7 +165,8 @@ static bool arguments(struct fp_scanner *s)
         }
         else {
             struct fp_scanner before = *s;
-            bool named = fp_scan_name(s) && fp_scan_peek(s, 0) == '=' && fp_scan_peek(s, 1) != '=' && fp_scan_char(s, '=');
+            bool named =
+                fp_scan_name(s) && fp_scan_peek(s, 0) == '=' && fp_scan_peek(s, 1) != '=' && fp_scan_char(s, '=');
             if (!named) {
                 *s = before;
                 if (keywords || unpacked)
@@ -435,9 +436,9 @@ bool fp_parse_field(struct fp_scanner *s)
 /* Whether the text begins with a word that none of the expressions with a mark begins with. */
 static bool starts_statement(struct fp_scanner *s)
 {
-    static const char *const words[] = {"raise", "return", "import", "from", "assert", "del", "with", "for", "while",
-                                        "if", "def", "class", "try", "except", "pass", "global", "nonlocal", "break",
-                                        "continue", "async", "yield", "lambda"};
+    static const char *const words[] = {"raise",    "return", "import",   "from",  "assert", "del",    "with", "for",
+                                        "while",    "if",     "def",      "class", "try",    "except", "pass", "global",
+                                        "nonlocal", "break",  "continue", "async", "yield",  "lambda"};
     struct fp_scanner copy = *s;
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (fp_scan_word(&copy, words[i]))

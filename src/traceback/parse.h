@@ -1,7 +1,7 @@
 /* A parser of a subset of expressions, for where carets change their sign.  Normal context.
  *
- * What it accepts is a valid expression for the interpreter too, of the kind that it says; what it doesn't accept may be
- * one or not: then the interpreter's parser is asked. */
+ * What it accepts is a valid expression for the interpreter too, of the kind that it says; what it doesn't accept may
+ * be one or not: then the interpreter's parser is asked. */
 #ifndef FAULTPROOF_TRACEBACK_PARSE_H
 #define FAULTPROOF_TRACEBACK_PARSE_H
 

@@ -1,4 +1,5 @@
-/* The text of one frame: plain ones here, with carets in carets.c, all others from the interpreter's module.  Normal context. */
+/* The text of one frame: plain ones here, with carets in carets.c, all others from the interpreter's module.  Normal
+ * context. */
 #include "tb.h"
 
 /* str.strip() or str.rstrip() */
@@ -68,7 +69,8 @@ static enum fp_answer render_by_standard(struct fp_call *call, const struct fp_i
     return *text != NULL ? FP_DONE : PyErr_Occurred() ? FP_ERROR : FP_DECLINE;
 }
 
-/* Whether our carets are the interpreter's: nobody has replaced its parser, and on a sample of code both were the same. */
+/* Whether our carets are the interpreter's: nobody has replaced its parser, and on a sample of code both were the same.
+ */
 static bool carets_allowed(struct fp_tb *tb)
 {
     if (!fp_guard_ast(tb))

@@ -76,9 +76,10 @@ bool fp_scan_word(struct fp_scanner *scanner, const char *word)
 bool fp_is_keyword(const Py_UCS4 *word, int length)
 {
     static const char *const keywords[] = {
-        "False", "None", "True", "and",  "as",   "assert", "async", "await",  "break",    "class", "continue", "def",
-        "del",   "elif", "else", "except", "finally", "for", "from", "global", "if", "import", "in", "is",
-        "lambda", "nonlocal", "not", "or", "pass", "raise", "return", "try", "while", "with", "yield", "__debug__"};
+        "False", "None",     "True",  "and",    "as",   "assert", "async",  "await",    "break",
+        "class", "continue", "def",   "del",    "elif", "else",   "except", "finally",  "for",
+        "from",  "global",   "if",    "import", "in",   "is",     "lambda", "nonlocal", "not",
+        "or",    "pass",     "raise", "return", "try",  "while",  "with",   "yield",    "__debug__"};
     for (size_t i = 0; i < sizeof keywords / sizeof *keywords; i++)
         if (equals(word, length, keywords[i]))
             return true;
@@ -114,7 +115,8 @@ static int digits(const struct fp_scanner *scanner, int place, bool hexadecimal)
 {
     int count = 0;
     Py_UCS4 c = at(scanner, place);
-    while (is_digit(c) || (c == '_' && count > 0 && is_digit(at(scanner, place + count + 1))) || (hexadecimal && ((c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'))))
+    while (is_digit(c) || (c == '_' && count > 0 && is_digit(at(scanner, place + count + 1))) ||
+           (hexadecimal && ((c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'))))
         c = at(scanner, place + ++count);
     return count;
 }

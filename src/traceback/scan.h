@@ -7,9 +7,9 @@
 struct fp_scanner {
     const Py_UCS4 *text;
     int length, at;
-    int last_end;    /* of the token that was read last */
-    int depth;       /* of nesting */
-    Py_UCS4 quote;   /* of the formatted string that is being read; 0: none */
+    int last_end;  /* of the token that was read last */
+    int depth;     /* of nesting */
+    Py_UCS4 quote; /* of the formatted string that is being read; 0: none */
 };
 
 void fp_scan_blanks(struct fp_scanner *scanner);

@@ -69,7 +69,8 @@ PyObject *fp_summary_lines(struct fp_tb *tb, const struct fp_item *item, PyObjec
         PyObject *parts = PyList_New(0), *newline = PyUnicode_FromString("\n");
         Py_ssize_t count = 1 + (rest != NULL ? PyTuple_GET_SIZE(rest) : 0);
         for (Py_ssize_t i = 0; parts != NULL && i <= count; i++) {
-            PyObject *part = i == count ? Py_NewRef(empty) : fp_strip(i == 0 ? line : PyTuple_GET_ITEM(rest, i - 1), false);
+            PyObject *part =
+                i == count ? Py_NewRef(empty) : fp_strip(i == 0 ? line : PyTuple_GET_ITEM(rest, i - 1), false);
             if (part == NULL || PyList_Append(parts, part) < 0)
                 Py_CLEAR(parts);
             Py_XDECREF(part);
@@ -83,7 +84,8 @@ PyObject *fp_summary_lines(struct fp_tb *tb, const struct fp_item *item, PyObjec
     return result;
 }
 
-/* The same object as FrameSummary(...) in StackSummary.extract(); lines None: to be looked up when they are asked for. */
+/* The same object as FrameSummary(...) in StackSummary.extract(); lines None: to be looked up when they are asked for.
+ */
 PyObject *fp_summary_new(struct fp_tb *tb, const struct fp_item *item, PyObject *lines)
 {
     PyTypeObject *type = (PyTypeObject *)tb->FrameSummary;

@@ -1,4 +1,5 @@
-/* What the parts of the C traceback share: the module's state, one call's sources, frames and nodes.  Normal context. */
+/* What the parts of the C traceback share: the module's state, one call's sources, frames and nodes.  Normal context.
+ */
 #ifndef FAULTPROOF_TRACEBACK_TB_H
 #define FAULTPROOF_TRACEBACK_TB_H
 
@@ -56,8 +57,8 @@
 
 /* The members of FrameSummary that a version may have: the offset of its slot, or -1. */
 #define FP_SLOTS(X)                                                                                                    \
-    X(filename) X(lineno) X(end_lineno) X(colno) X(end_colno) X(name) X(locals) X(_line) X(_lines) X(_lines_dedented)  \
-        X(_code)
+    X(filename)                                                                                                        \
+    X(lineno) X(end_lineno) X(colno) X(end_colno) X(name) X(locals) X(_line) X(_lines) X(_lines_dedented) X(_code)
 
 struct fp_names {
 #define X(name) PyObject *name;
@@ -73,24 +74,24 @@ struct fp_slots {
 
 /* What the running interpreter's module does, asked of it at import (faultproof/traceback.py). */
 struct fp_features {
-    int pristine;     /* nothing had been replaced already; else the fast path is never taken */
-    int carets;       /* 0: none; 1: under one line (3.11, 3.12); 2: also under several (3.13 and later) */
-    int compact;      /* chains are built with a queue and without hidden contexts; else recursively (3.9) */
-    int truth;        /* an exception that is false has no cause, context or members */
-    int notes;        /* __notes__ are shown */
-    int suggest;      /* names and imports get hints */
-    int safe_string;  /* '<exception str() failed>'; else '<unprintable X object>' */
-    int colorize;     /* the keyword is known to the interpreter's functions */
+    int pristine;           /* nothing had been replaced already; else the fast path is never taken */
+    int carets;             /* 0: none; 1: under one line (3.11, 3.12); 2: also under several (3.13 and later) */
+    int compact;            /* chains are built with a queue and without hidden contexts; else recursively (3.9) */
+    int truth;              /* an exception that is false has no cause, context or members */
+    int notes;              /* __notes__ are shown */
+    int suggest;            /* names and imports get hints */
+    int safe_string;        /* '<exception str() failed>'; else '<unprintable X object>' */
+    int colorize;           /* the keyword is known to the interpreter's functions */
     int print_exc_colorize; /* and to print_exc() */
-    int implicit;     /* format_exception(exc) alone is allowed */
-    int strip_line;   /* FrameSummary._line is kept stripped (3.9) */
-    int code_lines;   /* lines of code without a file are registered by code object */
+    int implicit;           /* format_exception(exc) alone is allowed */
+    int strip_line;         /* FrameSummary._line is kept stripped (3.9) */
+    int code_lines;         /* lines of code without a file are registered by code object */
 };
 
 /* Nothing that the fast path stands for may be replaced: guard.c. */
 struct fp_watched {
-    PyObject *dict;  /* a namespace */
-    PyObject *seen;  /* its items at import: (name, value) pairs in a tuple */
+    PyObject *dict;   /* a namespace */
+    PyObject *seen;   /* its items at import: (name, value) pairs in a tuple */
     uint64_t version; /* of the dictionary when it was last compared; unused with watchers */
 };
 
@@ -111,9 +112,9 @@ struct fp_stamp {
 };
 
 struct fp_file {
-    PyObject *filename;              /* the key, compared by identity; NULL: a free place */
+    PyObject *filename;                /* the key, compared by identity; NULL: a free place */
     PyObject *size, *mtime, *fullname; /* the members of the entry that checkcache() compares */
-    PyObject *path;                  /* fullname as bytes */
+    PyObject *path;                    /* fullname as bytes */
     struct fp_stamp stamp;
 };
 
@@ -131,15 +132,15 @@ struct fp_memo {
 enum { FP_FILES = 1024, FP_MEMOS = 8192, FP_MEMO_TEXT = 4096 };
 
 struct fp_tb {
-    PyObject *module;     /* borrowed: this extension module */
+    PyObject *module;         /* borrowed: this extension module */
     PyObject *std, *std_dict; /* the interpreter's traceback */
     PyObject *linecache_dict, *sys_dict, *modules;
     PyObject *TracebackException, *StackSummary, *FrameSummary;
-    PyObject *summary;    /* a StackSummary to call format_frame_summary() of */
+    PyObject *summary;      /* a StackSummary to call format_frame_summary() of */
     PyObject *check_carets; /* compares our carets with the interpreter's on a sample */
     int carets_checked;     /* 0: not yet; 1: the same; -1: not */
-    PyObject *show_group; /* the helper for format_exception_only(show_group=True) where the interpreter has none */
-    PyObject *one_write;  /* the types whose write() may be called once for all lines */
+    PyObject *show_group;   /* the helper for format_exception_only(show_group=True) where the interpreter has none */
+    PyObject *one_write;    /* the types whose write() may be called once for all lines */
     PyObject *cause_message, *context_message, *heading, *group_heading;
     PyObject *function_type;
     PyObject *functions; /* by name; NULL before bind() */
@@ -184,7 +185,7 @@ struct fp_item {
     PyFrameObject *frame;
     size_t source; /* place in the call's table; it is looked up again when the table has grown */
     int kind, at;
-    int tb_lineno; /* -1: not known yet */
+    int tb_lineno;                              /* -1: not known yet */
     int lineno, end_lineno, column, end_column; /* columns -1: none */
     bool located, exact;
 };

@@ -181,7 +181,8 @@ void fp_put_ascii(struct fp_buffer *buffer, const char *text)
 static void put_object(struct fp_buffer *buffer, PyObject *text)
 {
     size_t length = (size_t)PyUnicode_GET_LENGTH(text);
-    if (!make_room(buffer, length + 1) || PyUnicode_AsUCS4(text, buffer->text + buffer->length, (Py_ssize_t)length + 1, 0) == NULL)
+    if (!make_room(buffer, length + 1) ||
+        PyUnicode_AsUCS4(text, buffer->text + buffer->length, (Py_ssize_t)length + 1, 0) == NULL)
         return;
     buffer->length += length;
 }

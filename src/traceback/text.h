@@ -6,10 +6,10 @@
 
 /* A source line without blanks at its end and, where lines are shown together, without their common indentation. */
 struct fp_line {
-    PyObject *whole;       /* as it came; borrowed */
-    Py_UCS4 *text;         /* from the first character that is shown */
+    PyObject *whole; /* as it came; borrowed */
+    Py_UCS4 *text;   /* from the first character that is shown */
     int length;
-    int dedent;            /* characters taken away before text */
+    int dedent; /* characters taken away before text */
     bool ascii;
 };
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 struct place {
-    int start, end; /* of the expression in the line, in characters */
+    int start, end;  /* of the expression in the line, in characters */
     int left, right; /* of the anchors, from the start; right 0: none */
 };
 

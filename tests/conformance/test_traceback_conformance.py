@@ -1,4 +1,6 @@
-"""CPython's own test_traceback, unmodified, from the installed interpreter: with faultproof no test fails that passes without.
+"""CPython's own test_traceback, unmodified, from the installed interpreter.
+
+With faultproof no test fails that passes without.
 
 There is no list of exclusions: what may fail is what fails with the standard module on the same interpreter.
 """

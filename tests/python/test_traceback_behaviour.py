@@ -9,9 +9,8 @@ import subprocess
 import sys
 import textwrap
 
-import pytest
-
 import faultproof.traceback as ours
+import pytest
 
 
 def in_child(program: str, *options: str) -> str:
@@ -181,7 +180,7 @@ def test_edited_and_deleted_files(tmp_path):
 
 
 def test_linecache_entries_of_all_forms(tmp_path):
-    in_child(f"""
+    in_child("""
         class Loader:
             def get_source(self, name):
                 return "first\\ndef f(x): return 1 / x  # from the loader\\n"
@@ -192,8 +191,8 @@ def test_linecache_entries_of_all_forms(tmp_path):
         errors = []
         for number, loader in enumerate([Loader(), Broken(), None]):
             name = "no/such/file/%d.py" % number
-            namespace = {{"__name__": "loaded", "__loader__": loader,
-                          "__spec__": types.SimpleNamespace(name="loaded", loader=loader)}}
+            namespace = {"__name__": "loaded", "__loader__": loader,
+                          "__spec__": types.SimpleNamespace(name="loaded", loader=loader)}
             exec(compile(source, name, "exec"), namespace)
             errors.append(catch(namespace["f"], 0))
         for error in errors:
@@ -205,8 +204,10 @@ def test_linecache_entries_of_all_forms(tmp_path):
         assert "from the loader" in results[0][0][0] or "from the loader" in text(ours, errors[0])
         name = "no/such/file/0.py"
         for entry in [(1, None, ["a\\n", "b  \\n"], name), (1, None, [], name), (1, None, ["a\\n", ""], name),
-                      (1, None, ("a\\n", "b\\n"), name), [1, None, ["a\\n", "b\\n"], name], (9, 1.0, ["a\\n", "b\\n"], name),
-                      (1, None, ["a\\n", "\\x0c def f(x): return\\x1c1 / x\\n"], name), (1, None, ["\\n", "  \\t \\n"], name)]:
+                      (1, None, ("a\\n", "b\\n"), name), [1, None, ["a\\n", "b\\n"], name],
+                       (9, 1.0, ["a\\n", "b\\n"], name),
+                      (1, None, ["a\\n", "\\x0c def f(x): return\\x1c1 / x\\n"], name),
+                       (1, None, ["\\n", "  \\t \\n"], name)]:
             linecache.cache[name] = entry
             theirs = text(standard, errors[0])
             linecache.cache[name] = entry
@@ -227,7 +228,8 @@ def test_relative_and_frozen_names(tmp_path):
     (tmp_path / "relative.py").write_text("def f(x):\n    return 1 / x\n")
     in_child(f"""
         os.chdir({str(tmp_path)!r})
-        names = ["relative.py", "", "<", ">", "<>", "<x>", "<frozen importlib._bootstrap>", "<stdin>", "<stdin-3>", "<stdin-3",
+        names = ["relative.py", "", "<", ">", "<>", "<x>", "<frozen importlib._bootstrap>",
+                 "<stdin>", "<stdin-3>", "<stdin-3",
                  "\\u4e2d.py", "a\\0b", "x" * 5000, "\\udc80.py"]
         for name in names:
             namespace = {{}}
@@ -348,13 +350,17 @@ def test_uncommon_arguments():
             ("format_exception", (error, "x", None)), ("format_exception", (error, error, 3)),
             ("format_exception", (error, error, Duck())), ("format_exception", (error, error, tb, 1.5)),
             ("format_exception", (error, error, tb, True)), ("format_exception", (error, error, tb, "x")),
-            ("format_exception", (error, error, tb, None, False)), ("format_exception", (error, error, tb, None, True, 3)),
-            ("format_exception_only", (None,)), ("format_exception_only", (error,)), ("format_exception_only", (KeyError, error)),
+            ("format_exception", (error, error, tb, None, False)),
+            ("format_exception", (error, error, tb, None, True, 3)),
+            ("format_exception_only", (None,)), ("format_exception_only", (error,)),
+            ("format_exception_only", (KeyError, error)),
             ("format_exception_only", ("x", None)), ("format_exception_only", (error, "x")),
             ("format_tb", (None,)), ("format_tb", (3,)), ("format_tb", (Duck(),)), ("format_tb", ()),
-            ("extract_tb", (None, 3)), ("print_tb", (None,)), ("format_stack", (3,)), ("extract_stack", (sys._getframe(), 2)),
+            ("extract_tb", (None, 3)), ("print_tb", (None,)), ("format_stack", (3,)),
+            ("extract_stack", (sys._getframe(), 2)),
             ("format_exc", ()), ("format_exc", (1, 2, 3)), ("print_exc", (0, io.StringIO())),
-            ("print_exception", (None, None, None)), ("print_last", ()), ("walk_tb", (3,)), ("format_list", ([("a", 1, "b", "c")],)),
+            ("print_exception", (None, None, None)), ("print_last", ()), ("walk_tb", (3,)),
+            ("format_list", ([("a", 1, "b", "c")],)),
         ]
         def ask(module, name, args, **kwargs):
             saved, sys.stderr = sys.stderr, io.StringIO()
@@ -367,11 +373,13 @@ def test_uncommon_arguments():
                 sys.stderr = saved
         for name, args in calls:
             same(ask, name, args)
-        for kwargs in ({"x": 1}, {"limit": 1}, {"tb": tb}, {"value": error}, {"value": error, "tb": tb}, {"chain": 0}, {"exc": error},
+        for kwargs in ({"x": 1}, {"limit": 1}, {"tb": tb}, {"value": error}, {"value": error, "tb": tb}, {"chain": 0},
+                       {"exc": error},
                        {"etype": error}):
             same(lambda m: ask(m, "format_exception", (error,), **kwargs))
             same(lambda m: ask(m, "print_exception", (error,), **kwargs))
-        assert ours.format_exception(type(error), error, tb, colorize=False) == standard.format_exception(type(error), error, tb)
+        plain = ours.format_exception(type(error), error, tb, colorize=False)
+        assert plain == standard.format_exception(type(error), error, tb)
         ours.format_exception_only(type(error), error, show_group=True)
     """)
 
@@ -432,7 +440,8 @@ def test_long_chains_and_large_groups():
 def test_lines_of_a_megabyte():
     in_child("""
         name = "long.py"
-        for body in ("x = '" + "a" * 1_000_000 + "'; 1 / 0", "[" + "1, " * 300_000 + "1 / 0]", "(" * 50 + "1 / 0" + ")" * 50,
+        for body in ("x = '" + "a" * 1_000_000 + "'; 1 / 0", "[" + "1, " * 300_000 + "1 / 0]",
+                     "(" * 50 + "1 / 0" + ")" * 50,
                      "a" + ".b" * 3000, "-" * 300 + "(1 / 0)"):
             source = "a = 3\\n" + body + "\\n"
             linecache.cache[name] = (len(source), None, source.splitlines(True), name)

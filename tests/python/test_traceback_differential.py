@@ -1,4 +1,4 @@
-"""faultproof.traceback against the running interpreter's own module: generated exceptions, and positions in its library.
+"""faultproof.traceback against the running interpreter's own module: generated exceptions, library positions.
 
 Both run in a child process: pytest imports packages that replace parts of the standard module on older interpreters.
 """

@@ -169,7 +169,8 @@ def test_subclasses_and_other_uses():
             import sys
             if sys.version_info >= (3, 11):
                 assert stack.format() == ["<module>\\n"]
-            assert traceback.format_list(traceback.extract_tb(error.__traceback__)) == traceback.format_tb(error.__traceback__)
+            tb = error.__traceback__
+            assert traceback.format_list(traceback.extract_tb(tb)) == traceback.format_tb(tb)
         class WithMethod:
             show = traceback.format_exception_only
         assert WithMethod().show.__self__.__class__ is WithMethod

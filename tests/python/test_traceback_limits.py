@@ -9,9 +9,8 @@ import sys
 import threading
 import weakref
 
-import pytest
-
 import faultproof.traceback as ours
+import pytest
 
 
 def make_error(depth: int = 3):
@@ -62,8 +61,10 @@ def references(error) -> list[int]:
     return [sys.getrefcount(thing) for thing in things]
 
 
-@pytest.mark.skipif(not hasattr(sys, "gettotalrefcount") and hasattr(sys, "_is_gil_enabled") and not sys._is_gil_enabled(),
-                    reason="reference counts are split between threads without the GIL")
+@pytest.mark.skipif(
+    not hasattr(sys, "gettotalrefcount") and hasattr(sys, "_is_gil_enabled") and not sys._is_gil_enabled(),
+    reason="reference counts are split between threads without the GIL",
+)
 def test_references_stay():
     error = make_error()
     for _ in range(5):

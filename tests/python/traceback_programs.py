@@ -1,4 +1,4 @@
-"""Strategies and helpers for the differential tests of faultproof.traceback: trees of exceptions and what to ask of them."""
+"""Helpers for the differential tests of faultproof.traceback: trees of exceptions and what to ask of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import linecache
 import sys
 import traceback as standard
 
-from hypothesis import strategies as st
-
 import faultproof.traceback as ours
+from hypothesis import strategies as st
 
 standard = getattr(standard, "_faultproof_standard", standard)
 HAS_GROUPS = hasattr(builtins, "ExceptionGroup")
@@ -117,7 +116,9 @@ def sources(draw):
     lines.append(f"def level_0(n):\n{indent(statement, prefix)}\n")
     lines.append(f"{prefix}return 1 / 0\n")
     for level in range(1, depth + 1):
-        call = draw(st.sampled_from(["level_{0}(n)", "x = level_{0}(n)", "return level_{0}(n) + 1", "return level_{0}(\n n)"]))
+        call = draw(
+            st.sampled_from(["level_{0}(n)", "x = level_{0}(n)", "return level_{0}(n) + 1", "return level_{0}(\n n)"])
+        )
         lines.append(f"def level_{level}(n):\n    {call.format(level - 1)}\n")
     lines.append(f"def run(n={draw(st.integers(0, 9))}):\n    if n:\n        run(n - 1)\n    level_{depth}(n)\n")
     return "".join(lines)
@@ -190,13 +191,33 @@ class BuiltinLike(Exception):
     __qualname__ = "a.b"
 
 
-texts = st.text(
-    st.one_of(st.sampled_from("ab \n\t\r\x0b\x0c\x1c\x85\u2028'\"%{}"), st.characters()), max_size=12
-)
+texts = st.text(st.one_of(st.sampled_from("ab \n\t\r\x0b\x0c\x1c\x85\u2028'\"%{}"), st.characters()), max_size=12)
 types = st.sampled_from(
-    [ValueError, KeyError, OSError, Silent, Broken, BrokenBase, Falsy, Sized, Odd, WithMeta, Getter, Slashed, BuiltinLike]
-    + [StopIteration, SystemExit, KeyboardInterrupt, UnicodeError, NameError, AttributeError, ImportError]
-    + [ModuleNotFoundError, SyntaxError, IndentationError]
+    [
+        ValueError,
+        KeyError,
+        OSError,
+        StopIteration,
+        SystemExit,
+        KeyboardInterrupt,
+        UnicodeError,
+        NameError,
+        AttributeError,
+        ImportError,
+        ModuleNotFoundError,
+        SyntaxError,
+        IndentationError,
+        Silent,
+        Broken,
+        BrokenBase,
+        Falsy,
+        Sized,
+        Odd,
+        WithMeta,
+        Getter,
+        Slashed,
+        BuiltinLike,
+    ]
 )
 arguments = st.lists(st.one_of(texts, st.integers(), st.none(), st.binary(max_size=3)), max_size=3)
 notes = st.one_of(
@@ -261,7 +282,7 @@ def link(error, cause, context, suppress, cycle):
 def group(message, members, source):
     if not HAS_GROUPS:
         return link(ValueError(message), members[0], None, None, False)
-    error = BaseExceptionGroup(message, members)
+    error = builtins.BaseExceptionGroup(message, members)
     if source is not None:
         error.__traceback__ = run_source(source).__traceback__
     return error
