@@ -1,8 +1,8 @@
 """Puts the drop-ins in the place of the standard library's modules, and takes them out again.
 
 A row of the table is one drop-in.  To install it replaces the entry in ``sys.modules`` and, in place, the public
-attributes of the standard module's object, so that modules which imported it before gain too.  Names that were bound one by one
-(``from traceback import format_exc``) stay what they were.
+attributes of the standard module's object, so that modules which imported it before gain too.  Names that were bound
+one by one (``from traceback import format_exc``) stay what they were.
 """
 
 from __future__ import annotations

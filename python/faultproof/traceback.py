@@ -76,21 +76,18 @@ def _is_pristine() -> bool:
 
 def _features() -> dict[str, int]:
     """What the running interpreter's module does; asked of it, because it differs between releases of one version."""
-    from inspect import signature
-
-    def parameters(function):
-        return signature(function).parameters
 
     def takes(function, name):
-        found = parameters(function)
-        return name in found or any(p.kind is p.VAR_KEYWORD for p in found.values())
+        code = function.__code__
+        parameters = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        return name in parameters or bool(code.co_flags & 0x08)  # CO_VARKEYWORDS
 
     frame = _standard.FrameSummary
     carets = 2 if hasattr(frame, "_lines") else 1 if hasattr(frame, "_original_line") else 0
     return {
         "pristine": _is_pristine(),
         "carets": carets,
-        "compact": "compact" in parameters(_standard.TracebackException),
+        "compact": takes(_standard.TracebackException.__init__, "compact"),
         "truth": _truth_matters(),
         "notes": _shows_notes(),
         "suggest": hasattr(_standard, "_compute_suggestion_error"),

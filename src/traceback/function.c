@@ -155,26 +155,22 @@ static PyMemberDef members[] = {
 static PyGetSetDef properties[] = {{"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
                                    {NULL, NULL, NULL, NULL, NULL}};
 
-static PyType_Slot slots[] = {{Py_tp_traverse, traverse},
-                              {Py_tp_clear, clear},
-                              {Py_tp_dealloc, dealloc},
-                              {Py_tp_getattro, get},
-                              {Py_tp_descr_get, bind},
-                              {Py_tp_repr, represent},
-                              {Py_tp_call, PyVectorcall_Call},
-                              {Py_tp_methods, methods},
-                              {Py_tp_members, members},
-                              {Py_tp_getset, properties},
-                              {0, NULL}};
+static PyObject *refuse(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    (void)type, (void)args, (void)keywords;
+    PyErr_SetString(PyExc_TypeError, "functions of faultproof.traceback can't be created");
+    return NULL;
+}
 
-#ifndef Py_TPFLAGS_DISALLOW_INSTANTIATION
-#define Py_TPFLAGS_DISALLOW_INSTANTIATION 0
-#endif
+static PyType_Slot slots[] = {{Py_tp_new, refuse},      {Py_tp_traverse, traverse},      {Py_tp_clear, clear},
+                              {Py_tp_dealloc, dealloc}, {Py_tp_getattro, get},           {Py_tp_descr_get, bind},
+                              {Py_tp_repr, represent},  {Py_tp_call, PyVectorcall_Call}, {Py_tp_methods, methods},
+                              {Py_tp_members, members}, {Py_tp_getset, properties},      {0, NULL}};
 
 static PyType_Spec spec = {.name = "faultproof._traceback.function",
                            .basicsize = sizeof(struct function),
                            .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
-                                    Py_TPFLAGS_METHOD_DESCRIPTOR | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                                    Py_TPFLAGS_METHOD_DESCRIPTOR,
                            .slots = slots};
 
 int fp_function_type(PyObject *module, struct fp_tb *tb)

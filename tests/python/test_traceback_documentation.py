@@ -8,8 +8,8 @@ import sys
 
 DOCUMENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "docs", "traceback.md")
 
-# The functions of the examples have no source on disk; doctest serves their lines through linecache.getlines, which is
-# replaced for that: the interpreter's own code is asked then.  The second run has the lines in linecache's cache instead.
+# The functions of the examples have no source on disk.  doctest serves their lines by replacing linecache.getlines: the
+# interpreter's own code is asked then.  The second run has the lines in linecache's cache instead.
 PROGRAM = """
 import doctest, linecache, sys
 class Runner(doctest.DocTestRunner):
