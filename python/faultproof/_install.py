@@ -9,29 +9,19 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Callable, NamedTuple
+from collections import namedtuple
 
+# One row: the standard module's name, and what to do; both functions are called once for each change of state.
+DropIn = namedtuple("DropIn", ["name", "install", "remove"])
 
-class DropIn(NamedTuple):
-    """One row: the standard module's name, and what to do.  Both functions are called once for each change of state."""
-
-    name: str
-    install: Callable[[], None]
-    remove: Callable[[], None]
-
-
-class _Saved(NamedTuple):
-    module: object  # what stood in sys.modules
-    attributes: dict[str, object]  # the standard module's own values
-
-
-_saved: dict[str, _Saved] = {}
+# What stood in sys.modules, and the standard module's own values, by the module's name.
+_saved: dict[str, tuple[object, dict[str, object]]] = {}
 
 
 def replace_module(name: str, ours: object, standard: object, functions: dict[str, object]) -> None:
     """Put ``ours`` into ``sys.modules`` and ``functions`` into the standard module; remember what was there."""
     attributes = {attribute: getattr(standard, attribute) for attribute in functions}
-    _saved[name] = _Saved(sys.modules.get(name), attributes)
+    _saved[name] = sys.modules.get(name), attributes
     sys.modules[name] = ours
     for attribute, value in functions.items():
         setattr(standard, attribute, value)
@@ -39,14 +29,14 @@ def replace_module(name: str, ours: object, standard: object, functions: dict[st
 
 def restore_module(name: str, standard: object, functions: dict[str, object]) -> None:
     """Undo ``replace_module``.  What somebody else has put there meanwhile stays."""
-    saved = _saved.pop(name)
+    module, attributes = _saved.pop(name)
     for attribute, value in functions.items():
         if getattr(standard, attribute, None) is value:
-            setattr(standard, attribute, saved.attributes[attribute])
-    if saved.module is None:
+            setattr(standard, attribute, attributes[attribute])
+    if module is None:
         sys.modules.pop(name, None)
     else:
-        sys.modules[name] = saved.module
+        sys.modules[name] = module
 
 
 def _install_traceback() -> None:

@@ -32,7 +32,7 @@ def _truth_matters() -> bool:
 def _shows_notes() -> bool:
     exc = ValueError()
     exc.__notes__ = ["note"]
-    return "note\n" in _standard.TracebackException(ValueError, exc, None).format_exception_only()
+    return getattr(_standard.TracebackException(ValueError, exc, None), "__notes__", None) == ["note"]
 
 
 def _keeps_line_stripped() -> bool:
@@ -57,6 +57,8 @@ def _is_pristine() -> bool:
 
     def functions(namespace):
         for value in [*vars(namespace).values()]:
+            if "lazy" in type(value).__name__.lower():
+                continue  # an import that hasn't been needed yet
             value = getattr(value, "__func__", value)
             value = getattr(value, "fget", value)
             value = getattr(value, "__wrapped__", value)
