@@ -134,7 +134,8 @@ static bool is_common(struct fp_tb *tb, struct fp_node *node)
 /* Whether str() of the exception runs no code but the interpreter's. */
 static bool is_quiet(PyObject *exc)
 {
-    if (Py_TYPE(exc)->tp_str != ((PyTypeObject *)PyExc_BaseException)->tp_str)
+    reprfunc str = Py_TYPE(exc)->tp_str;
+    if (str != ((PyTypeObject *)PyExc_BaseException)->tp_str && str != ((PyTypeObject *)PyExc_KeyError)->tp_str)
         return false;
     PyObject *args = ((PyBaseExceptionObject *)exc)->args;
     return args != NULL && PyTuple_GET_SIZE(args) <= 1 &&

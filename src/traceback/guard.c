@@ -83,12 +83,19 @@ static PyObject *module_dict(const char *name)
     return dict;
 }
 
-/* Takes the module's reference. */
-static int take_parser(struct fp_guard *guard, struct fp_tb *tb, PyObject *ast)
+/* Records ast.parse, unless it has been replaced already: then it isn't defined in ast. */
+static bool take_parser(struct fp_tb *tb, PyObject *ast)
 {
-    int found = fp_dict_get(PyModule_GetDict(ast), tb->s.parse, &guard->ast_parse);
-    Py_DECREF(ast);
-    return found > 0 ? 0 : -1;
+    PyObject *parse, *dict = PyModule_Check(ast) ? PyModule_GetDict(ast) : NULL;
+    if (dict == NULL || fp_dict_get(dict, tb->s.parse, &parse) <= 0) {
+        PyErr_Clear();
+        return false;
+    }
+    bool own = PyFunction_Check(parse) && PyFunction_GET_GLOBALS(parse) == dict;
+    if (own && tb->guard.ast_parse == NULL)
+        tb->guard.ast_parse = Py_NewRef(parse);
+    Py_DECREF(parse);
+    return own;
 }
 
 int fp_guard_init(struct fp_tb *tb)
@@ -104,10 +111,6 @@ int fp_guard_init(struct fp_tb *tb)
         return -1;
     if (fp_dict_get(guard->os_dict, tb->s.stat, &guard->stat) <= 0 ||
         fp_dict_get(guard->builtins_dict, tb->s.print, &guard->print) <= 0)
-        return -1;
-    PyObject *ast;
-    int imported = fp_dict_get(tb->modules, tb->s.ast, &ast);
-    if (imported < 0 || (imported > 0 && take_parser(guard, tb, ast) < 0))
         return -1;
     if (watch(tb, tb->std_dict, false) < 0 || watch(tb, tb->linecache_dict, false) < 0 ||
         watch_class(tb, tb->TracebackException) < 0 || watch_class(tb, tb->StackSummary) < 0 ||
@@ -203,13 +206,15 @@ static bool holds(PyObject *dict, PyObject *name, PyObject *value)
 static bool has_same_parser(struct fp_tb *tb)
 {
     PyObject *ast;
-    if (tb->has.carets == 0 || tb->guard.ast_parse == NULL)
+    if (tb->has.carets == 0)
         return true;
     if (fp_dict_get(tb->modules, tb->s.ast, &ast) <= 0) {
         PyErr_Clear();
-        return false;
+        return tb->guard.ast_parse == NULL;
     }
-    bool same_one = PyModule_Check(ast) && holds(PyModule_GetDict(ast), tb->s.parse, tb->guard.ast_parse);
+    bool same_one = tb->guard.ast_parse == NULL
+                        ? take_parser(tb, ast)
+                        : PyModule_Check(ast) && holds(PyModule_GetDict(ast), tb->s.parse, tb->guard.ast_parse);
     Py_DECREF(ast);
     return same_one;
 }
@@ -225,10 +230,8 @@ bool fp_guard_ast(struct fp_tb *tb)
 {
     if (tb->guard.ast_parse == NULL) {
         PyObject *ast = PyImport_Import(tb->s.ast);
-        if (ast == NULL || take_parser(&tb->guard, tb, ast) < 0) {
-            PyErr_Clear();
-            return false;
-        }
+        PyErr_Clear();
+        Py_XDECREF(ast);
     }
-    return has_same_parser(tb);
+    return has_same_parser(tb) && tb->guard.ast_parse != NULL;
 }
