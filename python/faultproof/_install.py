@@ -56,7 +56,10 @@ def _faulthandler_functions(standard: object, ours: object) -> dict[str, object]
 def _install_faulthandler(file: object) -> None:
     """An active standard handler is disabled and ours enabled in its place; what is pending there can't be taken over."""
     global _standard_faulthandler
-    standard = importlib.import_module("faulthandler")
+    try:
+        standard = importlib.import_module("faulthandler")
+    except ImportError:
+        return  # an interpreter with a GIL of its own can't have the standard one
     ours = importlib.import_module("faultproof.faulthandler")
     if standard is ours or not ours._capabilities()["faulthandler"]:
         return
