@@ -42,6 +42,9 @@ int fp_ext_options_check(const struct fp_ext_options *options, struct fp_dump_op
 #define FP_C_STACK_DEFAULT "False"
 #endif
 
+/* capsule.c: adds the C API to the module.  0, or -1 with an exception set. */
+int fp_ext_capsule_add(PyObject *module);
+
 /* crash.c: the private functions that crash, for tests. */
 extern PyMethodDef fp_ext_crash_methods[];
 

@@ -43,6 +43,7 @@ FP_HIDDEN enum fp_status fp_dump(const struct fp_target *target, const struct fp
 struct fp_session {
     struct fp_reader reader;
     struct fp_walk walk;
+    struct fp_walk_memory memory;
     struct fp_out *out;
     uint64_t hashes[FP_CHAIN_MAX]; /* what the first decoding of a running thread's frames gave */
 };

@@ -5,8 +5,7 @@
 
 enum { ARENA_LOW = 2 * 500 * 10 }; /* two texts of the default limit, escaped */
 
-/* Byte offset of the instruction; false if it doesn't lie in the code object. */
-static bool lasti_of(struct fp_walk *w, const struct fp_raw *raw, int32_t *lasti)
+bool fp_frame_offset(struct fp_walk *w, const struct fp_raw *raw, int32_t *lasti)
 {
     const struct fp_layout *l = &w->target->layout;
     uint64_t size;
@@ -41,7 +40,7 @@ static int32_t line_of_frame(struct fp_walk *w, const struct fp_raw *raw)
     return (int32_t)fp_load32(w->reader, raw->frame + (fp_addr)l->frame_lineno);
 }
 
-static int32_t line_of(struct fp_walk *w, const struct fp_raw *raw, int32_t lasti)
+int32_t fp_frame_line(struct fp_walk *w, const struct fp_raw *raw, int32_t lasti)
 {
     const struct fp_layout *l = &w->target->layout;
     int32_t line = line_of_frame(w, raw);
@@ -65,7 +64,7 @@ static void make_room(struct fp_walk *w)
     w->arena_used = 0;
     w->slots_stale = !w->exact;
     if (w->exact)
-        memset(w->slots, 0, sizeof(w->slots));
+        memset(w->slots, 0, FP_TEXT_SLOTS * sizeof(*w->slots));
 }
 
 void fp_frame_decode(struct fp_walk *w, const struct fp_raw *raw, struct fp_frame *out)
@@ -80,7 +79,7 @@ void fp_frame_decode(struct fp_walk *w, const struct fp_raw *raw, struct fp_fram
         out->status = FP_NOT_A_CODE;
         return;
     }
-    bool inside = lasti_of(w, raw, &out->lasti);
+    bool inside = fp_frame_offset(w, raw, &out->lasti);
     fp_addr file = fp_load64(r, raw->code + (fp_addr)l->code_filename);
     fp_addr name = fp_load64(r, raw->code + (fp_addr)l->code_name);
     if (fp_reader_faulted(r)) {
@@ -90,7 +89,7 @@ void fp_frame_decode(struct fp_walk *w, const struct fp_raw *raw, struct fp_fram
     }
     out->status = inside ? FP_OK : FP_NOT_A_FRAME;
     if (inside)
-        out->line = line_of(w, raw, out->lasti);
+        out->line = fp_frame_line(w, raw, out->lasti);
     enum fp_status got = fp_text_read(w, file, &out->file);
     enum fp_status got_name = fp_text_read(w, name, &out->name);
     if (out->status == FP_OK)

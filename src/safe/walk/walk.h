@@ -29,6 +29,13 @@ struct fp_text_slot {
     struct fp_text text;
 };
 
+/* The large parts of a walk.  A reading that needs no texts, or no chain, does without: see fp_walk_lend. */
+struct fp_walk_memory {
+    struct fp_raw raw[FP_CHAIN_MAX], known[FP_CHAIN_MAX];
+    struct fp_text_slot slots[FP_TEXT_SLOTS];
+    char arena[FP_TEXT_ARENA];
+};
+
 struct fp_walk {
     struct fp_reader *reader;
     const struct fp_target *target;
@@ -41,15 +48,24 @@ struct fp_walk {
     uint32_t n_raw;
     bool raw_complete; /* the chain's root is in raw; else more frames follow after raw[n_raw - 1] */
     enum fp_status raw_status;
-    struct fp_raw raw[FP_CHAIN_MAX];
-    struct fp_raw known[FP_CHAIN_MAX]; /* the first reading, see snapshot.c */
+    struct fp_raw *raw;   /* FP_CHAIN_MAX of them */
+    struct fp_raw *known; /* as many: the first reading, see snapshot.c */
     uint32_t n_known;
 
     uint32_t arena_used;
     bool slots_stale; /* the arena has been used for other texts since the slots were filled */
-    struct fp_text_slot slots[FP_TEXT_SLOTS];
-    char arena[FP_TEXT_ARENA];
+    struct fp_text_slot *slots; /* FP_TEXT_SLOTS of them */
+    char *arena;                /* FP_TEXT_ARENA bytes */
 };
+
+/* Lends a walk its memory, before or after fp_walk_init. */
+static inline void fp_walk_lend(struct fp_walk *walk, struct fp_walk_memory *memory)
+{
+    walk->raw = memory->raw;
+    walk->known = memory->known;
+    walk->slots = memory->slots;
+    walk->arena = memory->arena;
+}
 
 /* Gets a walk ready: forgets all texts. */
 FP_HIDDEN void fp_walk_init(struct fp_walk *walk, struct fp_reader *reader, const struct fp_target *target, bool exact);
@@ -98,11 +114,19 @@ FP_HIDDEN bool fp_raw_hidden(const struct fp_walk *walk, const struct fp_raw *ra
 /* snapshot.c: reads the chain of a thread that runs; FP_OK, FP_CHANGED (raw holds the part that is certain), ... */
 FP_HIDDEN enum fp_status fp_snapshot_read(struct fp_walk *walk, fp_addr tstate) FP_MUST_CHECK;
 
-/* code.c: file, line and name of a frame; out->status says what is missing.  Texts live until the next call. */
+/* code.c: byte offset of a frame's instruction in its code object; false if it lies outside of it. */
+FP_HIDDEN bool fp_frame_offset(struct fp_walk *walk, const struct fp_raw *raw, int32_t *lasti);
+/* The line of that instruction; -1: unknown. */
+FP_HIDDEN int32_t fp_frame_line(struct fp_walk *walk, const struct fp_raw *raw, int32_t lasti);
+/* File, line and name of a frame; out->status says what is missing.  Texts live until the next call. */
 FP_HIDDEN void fp_frame_decode(struct fp_walk *walk, const struct fp_raw *raw, struct fp_frame *out);
 
 /* text.c */
 FP_HIDDEN enum fp_status fp_text_read(struct fp_walk *walk, fp_addr str, struct fp_text *out) FP_MUST_CHECK;
+/* A str, escaped, as a terminated string in `out` of `size` bytes (8 or more); no escape is cut in two.  *cut: there was
+   more.  Needs no memory lent.  FP_OK, or FP_UNREADABLE and an empty string. */
+FP_HIDDEN enum fp_status fp_text_copy(struct fp_walk *walk, fp_addr str, char *out, size_t size, bool *cut)
+    FP_MUST_CHECK;
 FP_HIDDEN bool fp_type_is(struct fp_walk *walk, fp_addr object, fp_addr type);
 
 /* lines.c: the line of the instruction at byte offset `lasti` in a line table of `size` bytes at `table`; -1: none. */
