@@ -77,7 +77,7 @@ FAULTPROOF_API uint32_t faultproof_version(void);
    faultproof's own faulting reads.  All other faults go to the handlers that were there before, or to the default
    action, as if these were not there.  Without it, in a thread that blocks one of the two signals, and while somebody
    else's handlers are installed, system calls do the reading (process_vm_readv, /proc/self/mem, or a pipe).
-   Normal context, any thread.  May be called again, to take the place of handlers installed since.  0, or -1. */
+   Normal context, any thread; further calls do no harm.  0, or -1. */
 FAULTPROOF_API int faultproof_install_guard(void);
 
 /* Puts back the handlers that were there before faultproof_install_guard(), if nobody has installed others since: else

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["capabilities"]
+__all__ = ["capabilities", "get_include"]
 __version__ = "0.1.0"
 
 
@@ -16,3 +16,10 @@ def capabilities() -> dict[str, object]:
     from . import faulthandler
 
     return faulthandler._capabilities()
+
+
+def get_include() -> str:
+    """The folder with ``faultproof.h``, for building extensions that use the C API."""
+    import os.path
+
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "include")

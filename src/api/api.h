@@ -58,22 +58,13 @@ FP_HIDDEN fp_addr fp_state_own(struct fp_walk *walk);
 
 /* check.c: a number that tells code objects at one address apart; 0: no code object is there. */
 FP_HIDDEN uint32_t fp_code_check(struct fp_walk *walk, fp_addr code);
-/* The same for what is known to be a code object, and inline, for the collector. */
-static inline uint32_t fp_code_mix(struct fp_reader *r, const struct fp_layout *l, fp_addr code)
+#define FP_STR_HASH(layout) ((layout)->str_length + 8) /* PyASCIIObject.hash follows its length */
+
+/* It is the version of 3.12 and later; else this, of the hash of the name (what it says, not where it is: addresses come
+   again with a new object within microseconds) and the first line. */
+static inline uint32_t fp_code_mix(uint32_t name_hash, uint32_t first_line)
 {
-    if (l->code_version >= 0) {
-        uint32_t version = fp_load32(r, code + (fp_addr)l->code_version);
-        if (FP_LIKELY(version != 0))
-            return version;
-    }
-    /* Addresses come again with a new object within microseconds; the hash of the name is of its contents. */
-    fp_addr name = fp_load64(r, code + (fp_addr)l->code_name);
-    uint64_t mixed = fp_load64(r, name + (fp_addr)l->str_length + 8); /* PyASCIIObject.hash follows its length */
-    mixed = mixed * 31 + fp_load64(r, code + (fp_addr)l->code_filename);
-    mixed = mixed * 31 + fp_load64(r, code + (fp_addr)l->code_linetable);
-    mixed = mixed * 31 + fp_load32(r, code + (fp_addr)l->code_firstlineno);
-    uint32_t folded = (uint32_t)(mixed >> 32 ^ mixed);
-    return folded ? folded : 1;
+    return (name_hash ^ first_line * 0x9e3779b1) | 1;
 }
 
 /* positions.c: where the source of an instruction is; fields are -1 where that is unknown. */

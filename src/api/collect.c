@@ -5,7 +5,7 @@
  */
 #include "api/api.h"
 
-enum { OFFSET_MAX = 1 << 30, ROUNDS = 8 };
+enum { OFFSET_MAX = 1 << 30, ROUNDS = 8, OWNED_BY_GENERATOR = 1 /* FRAME_OWNED_BY_GENERATOR, 3.11 and later */ };
 
 /* What an instruction is in bytes from the start of the code; -1: not started, or it can't be told. */
 static inline int32_t offset_of(struct fp_reader *r, const struct fp_layout *l, const struct fp_raw *raw)
@@ -27,7 +27,6 @@ static inline int32_t offset_of(struct fp_reader *r, const struct fp_layout *l, 
 
 static inline uint32_t kind_of(struct fp_reader *r, const struct fp_layout *l, const struct fp_raw *raw)
 {
-    enum { OWNED_BY_GENERATOR = 1 };
     if (l->frame_gen >= 0)
         return fp_load64(r, raw->frame + (fp_addr)l->frame_gen) ? FAULTPROOF_KIND_GENERATOR : FAULTPROOF_KIND_FUNCTION;
     return raw->owner == OWNED_BY_GENERATOR ? FAULTPROOF_KIND_GENERATOR : FAULTPROOF_KIND_FUNCTION;
@@ -43,60 +42,172 @@ static inline void record(struct fp_reader *r, const struct fp_layout *l, const 
     out->unused = 0;
 }
 
-/* 3.11, 3.12: each entry frame has a _PyCFrame, and the one before that holds the frame below (see snapshot.c). */
-static bool cframe_fits(struct fp_reader *r, const struct fp_layout *l, const struct fp_raw *raw, fp_addr *cframe)
+/* Loads of the loop below: inline and guarded, or by the reader. */
+struct loads {
+    struct fp_reader *reader;
+    bool guarded;
+};
+
+static inline __attribute__((always_inline)) uint64_t get64(struct loads in, fp_addr address)
 {
-    *cframe = fp_load64(r, *cframe + (fp_addr)l->cframe_previous);
-    return fp_load64(r, *cframe + (fp_addr)l->cframe_current) == raw->previous;
+    return in.guarded ? fp_guard_load64(&in.reader->fault, address) : fp_load64(in.reader, address);
 }
 
-/* The chain of a thread that stands still: the number of frames, or FAULTPROOF_TORN. */
-static inline __attribute__((always_inline)) int
-collect_chain(struct fp_walk *w, fp_addr tstate, faultproof_frame *frames, int max_frames, const bool guarded)
+static inline __attribute__((always_inline)) uint32_t get32(struct loads in, fp_addr address)
 {
-    const struct fp_target *target = w->target;
-    const struct fp_layout *l = &target->layout;
-    struct fp_reader *r = w->reader;
-    const bool cframes = l->frame_kind == FP_FRAME_CFRAME, rooted = l->frame_kind != FP_FRAME_HEAP;
-    const int entry = l->owner_entry >= 0 ? l->owner_entry : 0x100, owner_max = l->owner_max >= 0 ? l->owner_max : 0xff;
-    fp_addr cframe, frame;
-    bool entered = true;
-    uint64_t odd = 0;
-    int n = 0;
+    return in.guarded ? fp_guard_load32(&in.reader->fault, address) : fp_load32(in.reader, address);
+}
 
-    r->guarded = guarded;
-    frame = fp_chain_top(w, tstate, &cframe);
-    for (uint32_t links = 0; frame != 0 && n < max_frames && links < FP_DEPTH_MAX; links++) {
-        struct fp_raw raw;
-        fp_raw_read(w, frame, &raw);
-        odd |= frame | raw.previous | raw.code;
-        if (FP_UNLIKELY((odd & 7) != 0 || raw.owner > owner_max || r->fault != 0))
-            return FAULTPROOF_TORN;
-        entered = raw.owner >= entry || raw.is_entry != 0;
-        if (cframes && entered && !cframe_fits(r, l, &raw, &cframe))
-            return FAULTPROOF_TORN;
-        if (FP_LIKELY(raw.owner < entry)) {
-            if (FP_UNLIKELY(n == 0) && !fp_type_is(w, raw.code, target->code_type))
-                return FAULTPROOF_TORN;
-            record(r, l, &raw, fp_code_mix(r, l, raw.code), &frames[n++]);
+static inline __attribute__((always_inline)) uint8_t get8(struct loads in, fp_addr address)
+{
+    return in.guarded ? fp_guard_load8(&in.reader->fault, address) : fp_load8(in.reader, address);
+}
+
+/* What a chain has to be besides linked; looked at once, at its end. */
+struct signs {
+    fp_addr all;   /* addresses, or-ed: all are multiples of 8 */
+    uint8_t owner; /* the greatest */
+    bool entered;  /* the last frame is one by which the interpreter was entered */
+    bool cframes;  /* 3.11, 3.12: each entry frame has its _PyCFrame (see snapshot.c) */
+};
+
+typedef uint64_t __attribute__((may_alias)) word;
+
+/* Offsets as the loop uses them, in locals: what it writes can't change those. */
+struct chain_layout {
+    fp_addr previous, code, instr, owner, is_entry, gen, start, version, name, line, hash, tag, cframe_previous,
+        cframe_current;
+    uint32_t scale; /* of the instruction, where it is a number */
+    uint8_t entry;
+    bool versions, copies;
+};
+
+static struct chain_layout chain_layout_of(const struct fp_layout *l)
+{
+    return (struct chain_layout){
+        .previous = (fp_addr)l->frame_previous,
+        .code = (fp_addr)l->frame_code,
+        .instr = (fp_addr)l->frame_instr,
+        .owner = (fp_addr)l->frame_owner,
+        .is_entry = (fp_addr)l->frame_is_entry,
+        .gen = (fp_addr)l->frame_gen,
+        .start = (fp_addr)l->code_adaptive,
+        .version = (fp_addr)l->code_version,
+        .name = (fp_addr)l->code_name,
+        .line = (fp_addr)l->code_firstlineno,
+        .hash = (fp_addr)FP_STR_HASH(l),
+        .tag = (fp_addr)l->frame_code_tag,
+        .cframe_previous = (fp_addr)l->cframe_previous,
+        .cframe_current = (fp_addr)l->cframe_current,
+        .scale = l->instr_kind == FP_INSTR_UNITS ? 2 : 1,
+        .entry = l->owner_entry >= 0 ? (uint8_t)l->owner_entry : 0xff,
+        .versions = l->code_version >= 0,
+        .copies = l->code_tlbc >= 0,
+    };
+}
+
+/* The chain of a thread that stands still, in which whatever is wrong shows at the end: bad memory reads as 0, which
+   ends the chain.  Inlined with constants: the way of loading, the kind of frame, and whether entry frames are marked
+   and shown (3.11) or known by their owner and hidden. */
+static inline __attribute__((always_inline)) int chain(struct loads in, const struct fp_layout *l, int kind, bool marks,
+                                                       fp_addr frame, fp_addr cframe, faultproof_frame *out, int max,
+                                                       struct signs *signs)
+{
+    const struct chain_layout at = chain_layout_of(l);
+    const faultproof_frame *const end = out + max;
+    faultproof_frame *f = out;
+    fp_addr all = 0;
+    uint8_t greatest = 0;
+    bool entered = true, cframes = true;
+    uint32_t hidden = 0;
+
+    while (frame != 0 && f < end && hidden < FP_DEPTH_MAX) {
+        const fp_addr here = frame, code = get64(in, here + at.code) & ~(kind == FP_FRAME_DIRECT ? at.tag : 0);
+        uint32_t check = 0, generator;
+        int32_t offset;
+
+        frame = get64(in, here + at.previous);
+        all |= here | code;
+        if (kind == FP_FRAME_HEAP) {
+            offset = (int32_t)(get32(in, here + at.instr) * at.scale);
+            offset = offset < 0 ? -1 : offset;
+            generator = get64(in, here + at.gen) != 0;
         }
-        frame = raw.previous;
+        else {
+            const uint64_t instr = get64(in, here + at.instr), distance = instr - (code + at.start);
+            const uint8_t owner = get8(in, here + at.owner);
+            offset = distance < OFFSET_MAX ? (int32_t)distance : -1;
+            generator = owner & OWNED_BY_GENERATOR;
+            greatest = owner > greatest ? owner : greatest;
+            entered = marks ? get8(in, here + at.is_entry) != 0 : owner >= at.entry;
+            if (kind == FP_FRAME_CFRAME && FP_UNLIKELY(entered)) {
+                cframe = get64(in, cframe + at.cframe_previous);
+                cframes &= get64(in, cframe + at.cframe_current) == frame;
+            }
+            if (!marks && FP_UNLIKELY(entered)) {
+                hidden++;
+                continue;
+            }
+            if (kind == FP_FRAME_DIRECT && FP_UNLIKELY(at.copies))
+                offset = offset_of(in.reader, l, &(struct fp_raw){.frame = here, .code = code, .instr = instr});
+            if (!marks && at.versions)
+                check = get32(in, code + at.version);
+        }
+        if (FP_UNLIKELY(check == 0)) {
+            fp_addr name = get64(in, code + at.name);
+            check = fp_code_mix(get32(in, name + at.hash), get32(in, code + at.line));
+        }
+        word *words = (word *)f++; /* {code, offset, check, kind, 0} in three stores instead of five */
+        words[0] = code;
+        words[1] = (uint64_t)check << 32 | (uint32_t)offset;
+        words[2] = generator;
     }
-    if (fp_reader_faulted(r) || (frame == 0 && rooted && !entered))
+    *signs = (struct signs){all | frame, greatest, entered || frame != 0 || kind == FP_FRAME_HEAP, cframes};
+    return (int)(f - out);
+}
+
+/* Copies of the loop: each a function of its own, so that its offsets stay in registers. */
+#define CHAIN_COPY(name, guarded, kind, marks)                                                                         \
+    static __attribute__((noinline)) int name(struct fp_reader *r, const struct fp_layout *l, fp_addr frame,           \
+                                              fp_addr cframe, faultproof_frame *out, int max, struct signs *s)         \
+    {                                                                                                                  \
+        return chain((struct loads){r, guarded}, l, kind, marks, frame, cframe, out, max, s);                          \
+    }
+CHAIN_COPY(chain_heap, true, FP_FRAME_HEAP, false)
+CHAIN_COPY(chain_marks, true, FP_FRAME_CFRAME, true)
+CHAIN_COPY(chain_cframe, true, FP_FRAME_CFRAME, false)
+CHAIN_COPY(chain_direct, true, FP_FRAME_DIRECT, false)
+CHAIN_COPY(chain_unguarded, false, l->frame_kind, l->frame_is_entry >= 0)
+
+static int chain_of(struct fp_walk *w, fp_addr frame, fp_addr cframe, faultproof_frame *out, int max,
+                    struct signs *signs)
+{
+    const struct fp_layout *l = &w->target->layout;
+    if (!w->reader->guarded)
+        return chain_unguarded(w->reader, l, frame, cframe, out, max, signs);
+    if (l->frame_kind == FP_FRAME_HEAP)
+        return chain_heap(w->reader, l, frame, cframe, out, max, signs);
+    if (l->frame_is_entry >= 0)
+        return chain_marks(w->reader, l, frame, cframe, out, max, signs);
+    if (l->frame_kind == FP_FRAME_CFRAME)
+        return chain_cframe(w->reader, l, frame, cframe, out, max, signs);
+    return chain_direct(w->reader, l, frame, cframe, out, max, signs);
+}
+
+/* The number of frames, or FAULTPROOF_TORN. */
+static int collect_still(struct fp_walk *w, fp_addr tstate, faultproof_frame *frames, int max)
+{
+    int32_t owner_max = w->target->layout.owner_max;
+    struct signs signs;
+    fp_addr cframe, top = fp_chain_top(w, tstate, &cframe);
+
+    int n = chain_of(w, top, cframe, frames, max, &signs);
+    bool fits = signs.all % 8 == 0 && signs.entered && signs.cframes && (owner_max < 0 || signs.owner <= owner_max);
+    if (fp_reader_faulted(w->reader) || (top != 0 && !fits))
+        return FAULTPROOF_TORN;
+    if (n > 0 && !fp_type_is(w, frames[0].code, w->target->code_type))
         return FAULTPROOF_TORN;
     return n;
-}
-
-static __attribute__((noinline)) int collect_guarded(struct fp_walk *w, fp_addr tstate, faultproof_frame *frames,
-                                                     int max)
-{
-    return collect_chain(w, tstate, frames, max, true);
-}
-
-static __attribute__((noinline)) int collect_otherwise(struct fp_walk *w, fp_addr tstate, faultproof_frame *frames,
-                                                       int max)
-{
-    return collect_chain(w, tstate, frames, max, false);
 }
 
 /* What told a code object apart before the chain was read; 0: it was not looked at. */
@@ -177,9 +288,7 @@ static int collect_state(struct fp_walk *w, fp_addr tstate, faultproof_frame *fr
         frames = &one;
         max = 1;
     }
-    int n = !state.still         ? collect_running(w, &state, frames, max)
-            : w->reader->guarded ? collect_guarded(w, tstate, frames, max)
-                                 : collect_otherwise(w, tstate, frames, max);
+    int n = state.still ? collect_still(w, tstate, frames, max) : collect_running(w, &state, frames, max);
     return n == 0 ? -1 : none && n > 0 ? 0 : n;
 }
 
