@@ -101,7 +101,7 @@ typedef struct faultproof_frame_info {
 } faultproof_frame_info;
 
 /* Collects the stack of a thread state, most recent frame first, into frames[0 .. max_frames - 1].  The thread state
-   need not be attached.  Returns the number of frames written, 0 to max_frames; the rest of the array is untouched.
+   need not be attached.  Returns the number of frames written, 0 to max_frames; the rest of the array has no meaning.
    -1 if frames or tstate is NULL, max_frames is negative, tstate is freed or has no current Python frame.  With
    max_frames 0 the result is 0 or, for those reasons, -1.  Whether tstate is freed is decided in constant time.
    Of another thread that runs: also -1 when all of the fixed scratch memory has been in use for 20 milliseconds (16
@@ -200,15 +200,16 @@ FAULTPROOF_API faultproof_cache *faultproof_cache_init(void *memory, size_t size
 
 /* Turns a frame into a location.  cache may be NULL.  0: *location is filled.  -1: nothing is known: an argument is NULL,
    struct_size is too small, or the code object has been freed since and the cache doesn't have it.  A code object made at
-   the address of a freed one is noticed by frame->check: always on 3.12 and later; before that if its name, first line
-   or any of its tables differs in place (faultproof_can_identify_code()). */
+   the address of a freed one is noticed by frame->check: always on 3.12 and later; before that if it has another name
+   or first line (faultproof_can_identify_code()). */
 FAULTPROOF_API int faultproof_resolve(faultproof_cache *cache, const faultproof_frame *frame,
                                       faultproof_location *location);
 
 /* ---- Threads ------------------------------------------------------------------------------------------------------- */
 
 /* The calling thread's thread state: of several (subinterpreters) the attached one; NULL if it has none.  Constant time
-   when it holds the GIL or has been here before; else it searches the list of threads. */
+   when it holds the GIL or has been here before; else it searches the list of threads.  Before 3.12 the thread state of a
+   subinterpreter is known only in the thread that made it. */
 FAULTPROOF_API struct _ts *faultproof_current_tstate(void);
 
 #define FAULTPROOF_THREAD_HOLDS_GIL 1 /* it holds its interpreter's GIL; not set in free-threaded builds */

@@ -56,16 +56,20 @@ FP_HIDDEN bool fp_state_alive(struct fp_walk *walk, const struct fp_state *state
 /* The calling thread's; 0: none. */
 FP_HIDDEN fp_addr fp_state_own(struct fp_walk *walk);
 
-/* check.c: a number that tells code objects at one address apart; 0: no code object is there. */
-FP_HIDDEN uint32_t fp_code_check(struct fp_walk *walk, fp_addr code);
+/* check.c: what tells code objects at one address apart: the version of 3.12 and later; before that this, of the name (what
+   it says, not where it is: addresses come again with a new object within microseconds) and the first line. */
 #define FP_STR_HASH(layout) ((layout)->str_length + 8) /* PyASCIIObject.hash follows its length */
-
-/* It is the version of 3.12 and later; else this, of the hash of the name (what it says, not where it is: addresses come
-   again with a new object within microseconds) and the first line. */
+#define FP_NOT_HASHED UINT32_MAX                       /* the low half of a hash that hasn't been asked for yet */
 static inline uint32_t fp_code_mix(uint32_t name_hash, uint32_t first_line)
 {
     return (name_hash ^ first_line * 0x9e3779b1) | 1;
 }
+/* In place of a hash that isn't there. */
+FP_HIDDEN uint32_t fp_name_content(struct fp_reader *reader, const struct fp_layout *layout, fp_addr name);
+/* The number of a code object; 0: none is there. */
+FP_HIDDEN uint32_t fp_code_check(struct fp_walk *walk, fp_addr code);
+/* Is it the one that this number was of?  Its name may have been hashed since. */
+FP_HIDDEN bool fp_code_is(struct fp_walk *walk, fp_addr code, uint32_t check);
 
 /* positions.c: where the source of an instruction is; fields are -1 where that is unknown. */
 struct fp_position {

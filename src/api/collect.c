@@ -155,7 +155,10 @@ static inline __attribute__((always_inline)) int chain(struct loads in, const st
         }
         if (FP_UNLIKELY(check == 0)) {
             fp_addr name = get64(in, code + at.name);
-            check = fp_code_mix(get32(in, name + at.hash), get32(in, code + at.line));
+            uint32_t hash = get32(in, name + at.hash);
+            if (FP_UNLIKELY(hash == FP_NOT_HASHED))
+                hash = fp_name_content(in.reader, l, name);
+            check = fp_code_mix(hash, get32(in, code + at.line));
         }
         word *words = (word *)f++; /* {code, offset, check, kind, 0} in three stores instead of five */
         words[0] = code;

@@ -160,7 +160,7 @@ static void read_position(struct fp_walk *w, fp_addr code, int32_t offset, fault
 
 static bool is_collected(struct fp_walk *w, const faultproof_frame *frame)
 {
-    return fp_code_check(w, frame->code) == frame->check;
+    return fp_code_is(w, frame->code, frame->check);
 }
 
 static int resolve_frame(struct fp_walk *w, faultproof_cache *cache, const faultproof_frame *frame,

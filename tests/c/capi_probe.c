@@ -131,7 +131,7 @@ static PyObject *info_list(const PyUnstable_FrameInfo *frames, int n)
     return list;
 }
 
-/* call_stack(context, tstate or None for NULL, max_frames) -> (result, frames); the array's next frame stays untouched */
+/* call_stack(context, tstate or None for NULL, max_frames) -> (result, frames); nothing is written behind the array */
 static PyObject *call_stack(PyObject *self, PyObject *args)
 {
     const char *context;
@@ -147,7 +147,7 @@ static PyObject *call_stack(PyObject *self, PyObject *args)
     struct job job = {do_collect, &c};
     if (run_in(context, &job) < 0)
         return NULL;
-    const unsigned char *after = (const unsigned char *)&c.frames[c.result > 0 ? c.result : 0];
+    const unsigned char *after = (const unsigned char *)&c.frames[n];
     int touched = 0;
     for (size_t i = 0; i < sizeof(*c.frames); i++)
         touched |= after[i] != 0x5a;
@@ -155,7 +155,7 @@ static PyObject *call_stack(PyObject *self, PyObject *args)
     free(c.frames);
     if (touched || c.errno_after != ERRNO_MARK) {
         Py_XDECREF(list);
-        return PyErr_Format(PyExc_AssertionError, touched ? "wrote after the last frame" : "errno changed");
+        return PyErr_Format(PyExc_AssertionError, touched ? "wrote behind the array" : "errno changed");
     }
     return Py_BuildValue("(iN)", c.result, list);
 }
