@@ -21,6 +21,8 @@ SOURCES = """
     api/guard.c api/init.c
 """.split()
 
+HEADERS = ("api/api.h",)  # it includes all the others
+
 TOP = """/* faultproof {version}, the call-stack C API in one file: see faultproof.h, which is the reference.
  *
  * Made by tools/amalgamate.py; what the parts do is said at the head of each.  C11 with GCC or Clang, Linux x86-64, glibc;
@@ -34,6 +36,8 @@ TOP = """/* faultproof {version}, the call-stack C API in one file: see faultpro
 #pragma GCC diagnostic ignored "-Wunused-function" /* inline functions of headers that are no longer headers */
 """
 
+# What is private to a file, and might be in another one too: functions, structs.
+PRIVATE = re.compile(r"^static (?:__attribute__\(\(\w+\)\)|[\w *])*?\b([a-z]\w*)\(|^struct (\w+) \{", re.M)
 QUOTED = re.compile(r'^#include "([^"]+)"', re.M)
 SYSTEM = re.compile(r"^#include <([^>]+)>[^\n]*\n", re.M)
 
@@ -63,6 +67,19 @@ class Amalgam:
         return QUOTED.sub(lambda m: self.expand(m[1]).rstrip("\n"), text)
 
 
+def apart(bodies: dict[str, str]) -> str:
+    """The files one after the other; a private name that two of them have gets the file's name added."""
+    private = {name: {a or b for a, b in PRIVATE.findall(text)} for name, text in bodies.items()}
+    out = []
+    for name, text in bodies.items():
+        others = set().union(*(p for other, p in private.items() if other != name))
+        stem = re.sub(r"\W", "_", name.removesuffix(".c"))
+        for clash in sorted(private[name] & others):
+            text = re.sub(rf"\b{clash}\b", f"{stem}_{clash}", text)
+        out.append(f"/* ---- {name} ---- */\n{text}")
+    return "\n".join(out)
+
+
 def license_comment() -> str:
     lines = (ROOT / "LICENSE").read_text().strip().splitlines()
     return "".join(f" * {line}".rstrip() + "\n" for line in lines)
@@ -78,7 +95,8 @@ def main(argv: list[str]) -> int:
     version = re.search(r"VERSION_HEX 0x\w+ /\* ([\d.]+)", header)[1]
 
     amalgam = Amalgam()
-    body = "\n".join(f"/* ---- {name} ---- */\n{amalgam.expand(name)}" for name in SOURCES)
+    headers = "".join(amalgam.expand(name) for name in HEADERS)
+    body = headers + apart({name: amalgam.expand(name) for name in SOURCES})
     includes = "".join(f"#include <{name}>\n" for name in sorted(amalgam.system))
     top = TOP.format(version=version, license=license_comment())
     (out / "faultproof.c").write_text(f"{top}{includes}\n{body}")

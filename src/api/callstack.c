@@ -54,7 +54,7 @@ static void frame_info_again(struct fp_walk *w, const struct fp_raw *raw, const 
 }
 
 /* A thread that stands still: frame by frame, as far as there are frames. */
-static int collect_still(struct fp_walk *w, fp_addr tstate, faultproof_frame_info *frames, int max)
+static int info_still(struct fp_walk *w, fp_addr tstate, faultproof_frame_info *frames, int max)
 {
     const struct fp_layout *l = &w->target->layout;
     fp_addr cframe, frame = fp_chain_top(w, tstate, &cframe);
@@ -107,7 +107,7 @@ static bool decode_twice(struct fp_walk *w, faultproof_frame_info *frames, int m
     return whole;
 }
 
-static int collect_moving(struct fp_walk *w, const struct fp_state *state, faultproof_frame_info *frames, int max)
+static int info_moving(struct fp_walk *w, const struct fp_state *state, faultproof_frame_info *frames, int max)
 {
     struct fp_scratch *s = fp_scratch_take();
     int64_t start = fp_now_ns();
@@ -142,7 +142,7 @@ int faultproof_collect_call_stack(struct _ts *tstate, faultproof_frame_info *fra
     faultproof_frame_info *to = max_frames > 0 ? frames : &one;
     int max = max_frames > 0 ? max_frames : 1;
     if (fp_state_find(&c.walk, (fp_addr)(uintptr_t)tstate, &state) == FP_OK)
-        n = state.still ? collect_still(&c.walk, state.tstate, to, max) : collect_moving(&c.walk, &state, to, max);
+        n = state.still ? info_still(&c.walk, state.tstate, to, max) : info_moving(&c.walk, &state, to, max);
     fp_call_end(&c);
     return n <= 0 ? -1 : max_frames == 0 ? 0 : n;
 }

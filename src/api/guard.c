@@ -89,15 +89,16 @@ int faultproof_remove_guard(void)
     return all ? 0 : -1;
 }
 
-/* As if we weren't there: the default action is put back, so that the instruction faults again, and a signal that was
-   sent (si_code, man 2 sigaction) is sent again. */
+/* As if we weren't there: the default action is put in place, so that the instruction faults again, and a signal that was
+   sent (si_code, man 2 sigaction) is sent again.  Also if another handler is in front of ours and has called us: the
+   process dies of this signal, and with that handler in place it would come back for ever. */
 static void pass_to_default(struct guarded_signal *g, siginfo_t *info)
 {
     bool sent = info->si_code <= 0;
     if (g->previous.sa_handler == SIG_IGN && sent)
         return;
-    if (atomic_exchange(&g->installed, false) && handler_is_ours(g->signo))
-        sigaction(g->signo, &g->previous, NULL);
+    atomic_store(&g->installed, false);
+    sigaction(g->signo, &g->previous, NULL);
     if (sent)
         syscall(SYS_rt_tgsigqueueinfo, getpid(), (pid_t)syscall(SYS_gettid), g->signo, info);
 }
