@@ -4,9 +4,8 @@
  * A context is a way to get from the test to a call: directly, without the GIL, in a signal handler on an alternate stack,
  * in a thread that Python doesn't know.
  */
-#define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include <Python.h> /* defines _GNU_SOURCE */
 
 #include <errno.h>
 #include <malloc.h>

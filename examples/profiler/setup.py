@@ -1,0 +1,9 @@
+from setuptools import Extension, setup
+
+import faultproof
+
+setup(
+    name="profiler",
+    version="1",
+    ext_modules=[Extension("profiler", ["profiler.c"], include_dirs=[faultproof.get_include()])],
+)
