@@ -54,7 +54,7 @@ def ratio(a: str, b: str, one) -> tuple[float, float, float]:
 
 
 def measure(bench) -> dict:
-    null = open("/dev/null", "w")
+    null = open("/dev/null", "w")  # noqa: SIM115 (open until the process ends)
     out: dict = {"version": sys.version.split()[0], "guard": True}
 
     def one(what: str) -> float:

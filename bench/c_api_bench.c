@@ -1,4 +1,5 @@
-/* What bench/c_api.py times: the collectors beside a plain walk and beside the public API, in one process.  Normal context. */
+/* What bench/c_api.py times: the collectors beside a plain walk and beside the public API, in one process.  Normal
+ * context. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <frameobject.h>
@@ -154,7 +155,8 @@ static PyModuleDef_Slot slots[] = {
     {0, NULL},
 };
 
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "c_api_bench", .m_methods = methods, .m_slots = slots};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "c_api_bench", .m_methods = methods,
+                                        .m_slots = slots};
 
 PyMODINIT_FUNC PyInit_c_api_bench(void)
 {

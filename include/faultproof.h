@@ -223,12 +223,17 @@ typedef struct faultproof_thread {
     uint64_t thread_id;     /* pthread_t, threading.get_ident(); 0: not started */
     uint64_t native_id;     /* the kernel's; 0: unknown */
     int64_t interpreter_id; /* 0: the main interpreter */
-    char name[16];          /* the kernel's name of the thread, as it is; empty: unknown */
 } faultproof_thread;
 
-/* Describes the thread of a thread state.  0, or -1 if an argument is NULL, struct_size is too small or tstate is freed.
-   The name costs three system calls. */
+/* Describes the thread of a thread state.  0, or -1 if an argument is NULL, struct_size is too small or tstate is freed. */
 FAULTPROOF_API int faultproof_thread_info(struct _ts *tstate, faultproof_thread *thread);
+
+#define FAULTPROOF_THREAD_NAMESIZE 16 /* bytes of a thread's name, the final '\0' included */
+
+/* The kernel's name of a thread by its native_id, as it is (any bytes): what pthread_setname_np() gave it, and since 3.14
+   the beginning of threading.Thread.name.  Null-terminated, cut to size - 1 bytes.  Three system calls.  Its length; -1 if
+   name is NULL, size is 0, or there is no such thread in this process: then name is empty. */
+FAULTPROOF_API int faultproof_thread_name(uint64_t native_id, char *name, size_t size);
 
 /* Calls visit(thread, context) for each thread of each interpreter, most recently started first.  *thread lives until
    visit returns; it may call any function of this header.  visit returns 0 to go on, else the visits end.  Returns the
@@ -246,7 +251,7 @@ FAULTPROOF_API int faultproof_can_collect(void);       /* the start succeeded an
 FAULTPROOF_API int faultproof_can_guard(void);         /* reading is fast in this thread now, see install_guard */
 FAULTPROOF_API int faultproof_can_columns(void);       /* end_line, column, end_column: 3.11 and later */
 FAULTPROOF_API int faultproof_can_qualnames(void);     /* 3.11 and later */
-FAULTPROOF_API int faultproof_can_native_ids(void);    /* native_id and name of any thread */
+FAULTPROOF_API int faultproof_can_native_ids(void);    /* native_id of any thread */
 FAULTPROOF_API int faultproof_can_gil_holder(void);    /* not in free-threaded builds */
 FAULTPROOF_API int faultproof_can_identify_code(void); /* frame->check is unique: 3.12 and later */
 
@@ -270,6 +275,7 @@ struct faultproof_functions {
     int (*resolve)(faultproof_cache *, const faultproof_frame *, faultproof_location *);
     struct _ts *(*current_tstate)(void);
     int (*thread_info)(struct _ts *, faultproof_thread *);
+    int (*thread_name)(uint64_t, char *, size_t);
     int (*each_thread)(int (*)(const faultproof_thread *, void *), void *);
     struct _ts *(*gil_holder)(int64_t);
     int (*can_collect)(void);
@@ -376,6 +382,10 @@ static inline struct _ts *faultproof_current_tstate(void)
 static inline int faultproof_thread_info(struct _ts *tstate, faultproof_thread *thread)
 {
     return faultproof_imported_ ? faultproof_imported_->thread_info(tstate, thread) : -1;
+}
+static inline int faultproof_thread_name(uint64_t native_id, char *name, size_t size)
+{
+    return faultproof_imported_ ? faultproof_imported_->thread_name(native_id, name, size) : -1;
 }
 static inline int faultproof_each_thread(int (*visit)(const faultproof_thread *thread, void *context), void *context)
 {

@@ -14,20 +14,21 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PATHS = (ROOT / "src", ROOT / "src" / "safe", ROOT / "include")
 
 # The package's table and capsule are left out; guard.c and init.c take the place of trigger/ and ext/.
-SOURCES = """
-    base/status.c layout/layout.c reader/fallback.c reader/guard.c
-    walk/code.c walk/frames.c walk/lines.c walk/snapshot.c walk/text.c walk/threads.c
-    api/call.c api/callstack.c api/check.c api/collect.c api/positions.c api/resolve.c api/scratch.c api/states.c
-    api/guard.c api/init.c
-""".split()
+STAGES = {
+    "base": ("status",),
+    "layout": ("layout",),
+    "reader": ("fallback", "guard"),
+    "walk": ("code", "frames", "lines", "snapshot", "text", "threads"),
+    "api": ("call", "callstack", "check", "collect", "positions", "resolve", "scratch", "states", "guard", "init"),
+}
+SOURCES = [f"{stage}/{name}.c" for stage, names in STAGES.items() for name in names]
 
 HEADERS = ("api/api.h",)  # it includes all the others
 
 TOP = """/* faultproof {version}, the call-stack C API in one file: see faultproof.h, which is the reference.
  *
- * Made by tools/amalgamate.py; what the parts do is said at the head of each.  C11 with GCC or Clang, Linux x86-64, glibc;
- * links with -ldl and -lpthread where libc doesn't have them.  Not with link-time optimisation (-flto): the guarded reads
- * are found by the addresses of their instructions.
+ * Made by tools/amalgamate.py; what the parts do is said at the head of each.  C11 with GCC or Clang, Linux x86-64,
+ * glibc; links with -ldl and -lpthread where libc doesn't have them.
  *
 {license} */
 #ifndef _GNU_SOURCE

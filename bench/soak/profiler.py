@@ -99,7 +99,8 @@ for _ in range(int(sys.argv[3])):
 print(json.dumps({"percent": round(100 * (statistics.median(ratios) - 1), 2), "rounds": len(ratios)}))
 """
 
-CALLERS = {"h": "g", "g": "f", "f": "worker", "t": "chain_by_replace", "chain_by_compile": "worker", "generate": "worker"}
+CALLERS = {"h": "g", "g": "f", "f": "worker", "t": "chain_by_replace"}
+CALLERS |= {"chain_by_compile": "worker", "generate": "worker"}
 NAME = re.compile(r"^(?:.*\.)?(?:(?P<kind>[fght])_(?P<n>\d+)|(?P<name>\w+|<\w+>)) \((?P<file>.*)\)$")
 
 
@@ -107,7 +108,8 @@ def build(folder: pathlib.Path) -> None:
     paths = sysconfig.get_paths()
     includes = [f"-I{p}" for p in {paths["include"], paths["platinclude"], faultproof.get_include()}]
     source = ROOT / "examples" / "profiler" / "profiler.c"
-    subprocess.run(["cc", "-O2", "-shared", "-fPIC", *includes, str(source), "-o", str(folder / "profiler.so")], check=True)
+    command = ["cc", "-O2", "-shared", "-fPIC", *includes, str(source), "-o", str(folder / "profiler.so")]
+    subprocess.run(command, check=True)
 
 
 def wrong(stack: str) -> str | None:
@@ -123,15 +125,16 @@ def wrong(stack: str) -> str | None:
         kind, n = m["kind"] or m["name"], m["n"] or ""
         if m["kind"] and m["file"] != f"file_{n}.py":
             return f"file of another code object: {frame}"
-        if above is not None and kind in CALLERS:
-            if CALLERS[kind] != above[0] or (kind in "gh" and above[1] != n):
-                return f"{frame} called from {above}"
+        called = above is not None and kind in CALLERS
+        if called and (CALLERS[kind] != above[0] or (kind in "gh" and above[1] != n)):
+            return f"{frame} called from {above}"
         above = kind, n
     return None
 
 
 def run(folder: pathlib.Path, code: str, *args: object) -> tuple[int, dict, str]:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(pathlib.Path(faultproof.__file__).parent.parent)])}
+    package = pathlib.Path(faultproof.__file__).parent.parent
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(package)])}
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, args)]
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     return done.returncode, json.loads(done.stdout) if done.returncode == 0 else {}, done.stderr
@@ -150,8 +153,10 @@ def main() -> int:
     stacks = [line.rpartition(" ") for line in (folder / "collapsed").read_text().splitlines()]
     bad = [(why, stack) for stack, _, _ in stacks if (why := wrong(stack)) is not None]
     _, cost, _ = run(folder, COST, folder / "cost", ROOT / "examples" / "profiler", 41 if seconds >= 60 else 5)
-    print(f"{sys.version.split()[0]}: {seconds:.0f} s at {hz} Hz: {counts}, {len(stacks)} different stacks, impossible: {len(bad)},"
-          f" cost at 100 Hz: {cost.get('percent')} %")  # fmt: skip
+    print(
+        f"{sys.version.split()[0]}: {seconds:.0f} s at {hz} Hz: {counts}, {len(stacks)} different stacks, "
+        f"impossible: {len(bad)}, cost at 100 Hz: {cost.get('percent')} %"
+    )
     for why, stack in bad[:5]:
         print(f"  {why}\n    {stack}")
     return 1 if bad or not counts["samples"] else 0

@@ -1,7 +1,7 @@
 """Profiles program.py with this profiler and with py-spy, and compares the share of each function: python compare.py
 
-Needs the profiler built here, py-spy on the PATH, and leave to ptrace; says so where that isn't there.  Exit code 1: a share
-differs by more than 5 points; 2: py-spy couldn't be used.
+Needs the profiler built here, py-spy on the PATH, and leave to ptrace; says so where that isn't there.
+Exit code 1: a share differs by more than 5 points; 2: py-spy couldn't be used.
 """
 
 from __future__ import annotations

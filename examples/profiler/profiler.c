@@ -1,8 +1,8 @@
 /* A sampling profiler on faultproof's C API: start(path, hz, all_threads), stop() -> what was sampled.
  *
- * A thread that Python doesn't know wakes up hz times a second and sends SIGPROF to the thread that holds the GIL, or to
- * all threads.  The handler collects the interrupted thread's stack as numbers into a ring of slots; the sampler thread
- * resolves them soon after, counts equal stacks, and at the end writes a line for each: root;...;leaf count.
+ * A thread that Python doesn't know wakes up hz times a second and sends SIGPROF to the thread that holds the GIL, or
+ * to all threads.  The handler collects the interrupted thread's stack as numbers into a ring of slots; the sampler
+ * thread resolves them soon after, counts equal stacks, and at the end writes a line for each: root;...;leaf count.
  * on_tick runs as a signal handler; all else in normal context.
  */
 #define PY_SSIZE_T_CLEAN
@@ -77,7 +77,8 @@ static size_t append_frame(char *line, size_t at, const faultproof_frame *frame)
     }
     const char *slash = strrchr(where.filename, '/'), *name = where.qualname[0] ? where.qualname : where.name;
     size_t start = at + (at > 0);
-    at += (size_t)snprintf(line + at, LINE - at, "%s%.100s (%.60s)", at ? ";" : "", name, slash ? slash + 1 : where.filename);
+    at += (size_t)snprintf(line + at, LINE - at, "%s%.100s (%.60s)", at ? ";" : "", name,
+                           slash ? slash + 1 : where.filename);
     for (size_t i = start; i < at && i < LINE; i++)
         if (line[i] == ';' || line[i] == '\n')
             line[i] = ':';
@@ -218,19 +219,18 @@ static PyObject *stop(PyObject *self, PyObject *Py_UNUSED(ignored))
     (void)self;
     if (!atomic_exchange(&running, false))
         return PyErr_Format(PyExc_ValueError, "not started");
-    Py_BEGIN_ALLOW_THREADS
-    pthread_join(sampler, NULL);
+    Py_BEGIN_ALLOW_THREADS pthread_join(sampler, NULL);
     nanosleep(&moment, NULL); /* signals that are under way; later ones find the ring as before and do no harm */
     drain();
     write_lines();
     Py_END_ALLOW_THREADS
-    /* SIGPROF's default action would kill the process if a late signal came: it is ignored if nobody had it before. */
-    if (previous.sa_handler == SIG_DFL)
-        previous.sa_handler = SIG_IGN;
+        /* SIGPROF's default action would kill the process if a late signal came: it is ignored if nobody had it before.
+         */
+        if (previous.sa_handler == SIG_DFL) previous.sa_handler = SIG_IGN;
     sigaction(SIGPROF, &previous, NULL);
-    PyObject *result = Py_BuildValue("{s:k,s:k,s:k,s:k,s:k,s:k}", "samples", seen.samples, "torn", seen.torn, "unknown",
-                                     seen.unknown, "frames", seen.frames, "freed", seen.freed, "dropped",
-                                     atomic_exchange(&dropped, 0));
+    PyObject *result =
+        Py_BuildValue("{s:k,s:k,s:k,s:k,s:k,s:k}", "samples", seen.samples, "torn", seen.torn, "unknown", seen.unknown,
+                      "frames", seen.frames, "freed", seen.freed, "dropped", atomic_exchange(&dropped, 0));
     memset(&seen, 0, sizeof(seen));
     return result;
 }

@@ -1,4 +1,4 @@
-"""The program that is profiled in docs/c-api.md: known shares of time in a call tree.  python program.py OUT [SECONDS [HZ]]
+"""The program that is profiled in docs/c-api.md, a call tree in two threads: python program.py OUT [SECONDS [HZ]]
 
 Without an output file it only runs, for another profiler to look at.
 """

@@ -19,6 +19,7 @@ cdef extern from "faultproof.h" nogil:
         FAULTPROOF_THREAD_HOLDS_GIL
         FAULTPROOF_THREAD_OWN
         FAULTPROOF_THREAD_COLLECTS
+        FAULTPROOF_THREAD_NAMESIZE
 
     ctypedef struct faultproof_frame_info:
         int lineno
@@ -56,7 +57,6 @@ cdef extern from "faultproof.h" nogil:
         uint64_t thread_id
         uint64_t native_id
         int64_t interpreter_id
-        char name[16]
 
     ctypedef struct faultproof_cache:
         pass
@@ -76,6 +76,7 @@ cdef extern from "faultproof.h" nogil:
     int faultproof_resolve(faultproof_cache *cache, const faultproof_frame *frame, faultproof_location *location)
     tstate *faultproof_current_tstate()
     int faultproof_thread_info(tstate *state, faultproof_thread *thread)
+    int faultproof_thread_name(uint64_t native_id, char *name, size_t size)
     int faultproof_each_thread(int (*visit)(const faultproof_thread *, void *) noexcept, void *context)
     tstate *faultproof_gil_holder(int64_t interpreter_id)
     int faultproof_can_collect()

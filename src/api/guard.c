@@ -89,9 +89,9 @@ int faultproof_remove_guard(void)
     return all ? 0 : -1;
 }
 
-/* As if we weren't there: the default action is put in place, so that the instruction faults again, and a signal that was
-   sent (si_code, man 2 sigaction) is sent again.  Also if another handler is in front of ours and has called us: the
-   process dies of this signal, and with that handler in place it would come back for ever. */
+/* As if we weren't there: the default action is put in place, so that the instruction faults again, and a signal that
+   was sent (si_code, man 2 sigaction) is sent again.  Also if another handler is in front of ours and has called us:
+   the process dies of this signal, and with that handler in place it would come back for ever. */
 static void pass_to_default(struct guarded_signal *g, siginfo_t *info)
 {
     bool sent = info->si_code <= 0;

@@ -5,6 +5,7 @@
  * side is still whole.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -13,7 +14,7 @@
 
 #include "api/api.h"
 
-enum { HINTS = 512, LINK_TRIES = 4, LIST_TRIES = 16, COMM_LENGTH = 15 };
+enum { HINTS = 512, LINK_TRIES = 4, LIST_TRIES = 16 };
 
 /* Where a thread's state was found last time; a hint is checked before it is believed. */
 static _Atomic(fp_addr) hints[HINTS];
@@ -146,16 +147,13 @@ static uint64_t native_id_of(struct fp_walk *w, const struct fp_state *state)
     return fp_reader_faulted(w->reader) ? 0 : id;
 }
 
-/* The kernel's name of a thread, as pthread_getname_np() reads it.  open, read, close: man 7 signal-safety. */
-static void name_of(uint64_t native_id, char name[COMM_LENGTH + 1])
+/* The path of the file with a thread's name. */
+static void comm_path(uint64_t native_id, char path[64])
 {
     static const char before[] = "/proc/self/task/", after[] = "/comm";
-    char path[64], digits[20];
+    char digits[20];
     size_t n = sizeof(digits);
 
-    name[0] = '\0';
-    if (native_id == 0)
-        return;
     do {
         digits[--n] = (char)('0' + native_id % 10);
         native_id /= 10;
@@ -163,12 +161,31 @@ static void name_of(uint64_t native_id, char name[COMM_LENGTH + 1])
     memcpy(path, before, sizeof(before) - 1);
     memcpy(path + sizeof(before) - 1, digits + n, sizeof(digits) - n);
     memcpy(path + sizeof(before) - 1 + sizeof(digits) - n, after, sizeof(after));
+}
+
+/* open, read and close: man 7 signal-safety. */
+int faultproof_thread_name(uint64_t native_id, char *name, size_t size)
+{
+    char path[64], comm[FAULTPROOF_THREAD_NAMESIZE]; /* the kernel's 15 characters and a newline */
+    int saved = errno;
+
+    if (name == NULL || size == 0)
+        return -1;
+    name[0] = '\0';
+    if (native_id == 0 || fp_api_target() == NULL)
+        return -1;
+    comm_path(native_id, path);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return;
-    ssize_t got = read(fd, name, COMM_LENGTH + 1);
-    close(fd);
-    name[got > 0 ? got - 1 : 0] = '\0';
+    ssize_t got = fd >= 0 ? read(fd, comm, sizeof(comm)) : -1;
+    if (fd >= 0)
+        close(fd);
+    errno = saved;
+    if (got < 1)
+        return -1;
+    size_t length = (size_t)got - 1 < size - 1 ? (size_t)got - 1 : size - 1;
+    memcpy(name, comm, length);
+    name[length] = '\0';
+    return (int)length;
 }
 
 static enum fp_status describe_thread(struct fp_walk *w, fp_addr tstate, faultproof_thread *out)
@@ -192,7 +209,6 @@ static enum fp_status describe_thread(struct fp_walk *w, fp_addr tstate, faultpr
         t.flags |= FAULTPROOF_THREAD_OWN;
     if (fp_load32(w->reader, state.interp + (fp_addr)l->interp_gc_collecting) != 0)
         t.flags |= FAULTPROOF_THREAD_COLLECTS;
-    name_of(t.native_id, t.name);
     if (fp_reader_faulted(w->reader) || !fp_state_alive(w, &state))
         return FP_ENDED;
     *out = t;

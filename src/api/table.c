@@ -29,6 +29,7 @@ const struct faultproof_functions fp_api_functions = {
     .resolve = faultproof_resolve,
     .current_tstate = faultproof_current_tstate,
     .thread_info = faultproof_thread_info,
+    .thread_name = faultproof_thread_name,
     .each_thread = faultproof_each_thread,
     .gil_holder = faultproof_gil_holder,
     .can_collect = faultproof_can_collect,

@@ -1,8 +1,8 @@
-/* The C API as an extension sees it, for tests/python/test_c_api*.py: each function in each context.  Normal context, but
- * what runs as a signal handler says so.
+/* The C API as an extension sees it, for tests/python/test_c_api*.py: each function in each context.  Normal context,
+ * but what runs as a signal handler says so.
  *
- * A context is a way to get from the test to a call: directly, without the GIL, in a signal handler on an alternate stack,
- * in a thread that Python doesn't know.
+ * A context is a way to get from the test to a call: directly, without the GIL, in a signal handler on an alternate
+ * stack, in a thread that Python doesn't know.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h> /* defines _GNU_SOURCE */
@@ -59,8 +59,7 @@ static void run_in_thread(struct job *job)
 {
     pthread_t thread;
     pthread_create(&thread, NULL, thread_main, job);
-    Py_BEGIN_ALLOW_THREADS
-    pthread_join(thread, NULL);
+    Py_BEGIN_ALLOW_THREADS pthread_join(thread, NULL);
     Py_END_ALLOW_THREADS
 }
 
@@ -79,8 +78,7 @@ static int run_in(const char *context, struct job *job)
     if (strcmp(context, "direct") == 0)
         job->run(job->data);
     else if (strcmp(context, "nogil") == 0) {
-        Py_BEGIN_ALLOW_THREADS
-        job->run(job->data);
+        Py_BEGIN_ALLOW_THREADS job->run(job->data);
         Py_END_ALLOW_THREADS
     }
     else if (strcmp(context, "handler") == 0)
@@ -122,7 +120,8 @@ static PyObject *info_list(const PyUnstable_FrameInfo *frames, int n)
     PyObject *list = PyList_New(0);
     for (int i = 0; list != NULL && i < n; i++) {
         const PyUnstable_FrameInfo *f = &frames[i];
-        PyObject *row = Py_BuildValue("(sisii)", f->filename, f->lineno, f->name, f->filename_truncated, f->name_truncated);
+        PyObject *row =
+            Py_BuildValue("(sisii)", f->filename, f->lineno, f->name, f->filename_truncated, f->name_truncated);
         if (row == NULL || PyList_Append(list, row) < 0)
             Py_CLEAR(list);
         Py_XDECREF(row);
@@ -210,8 +209,8 @@ static void do_compact(void *data)
     errno = ERRNO_MARK;
     if (c->with_session && faultproof_session_begin(&session) == 0)
         s = &session;
-    c->result = c->tstate ? faultproof_collect(s, c->tstate, c->frames, c->max)
-                          : faultproof_collect_own(s, c->frames, c->max);
+    c->result =
+        c->tstate ? faultproof_collect(s, c->tstate, c->frames, c->max) : faultproof_collect_own(s, c->frames, c->max);
     faultproof_session_end(s);
     c->errno_after = errno;
 }
@@ -249,7 +248,8 @@ static PyObject *location_dict(int result, const faultproof_location *l)
         Py_RETURN_NONE;
     return Py_BuildValue("{s:I,s:i,s:i,s:i,s:i,s:i,s:I,s:s,s:s,s:s}", "flags", l->flags, "line", l->line, "end_line",
                          l->end_line, "column", l->column, "end_column", l->end_column, "first_line", l->first_line,
-                         "code_flags", l->code_flags, "filename", l->filename, "name", l->name, "qualname", l->qualname);
+                         "code_flags", l->code_flags, "filename", l->filename, "name", l->name, "qualname",
+                         l->qualname);
 }
 
 static faultproof_cache *cache;
@@ -306,9 +306,9 @@ static PyObject *positions(PyObject *self, PyObject *args)
 
 static PyObject *thread_dict(const faultproof_thread *t)
 {
-    return Py_BuildValue("{s:N,s:I,s:K,s:K,s:L,s:s}", "tstate", PyLong_FromVoidPtr(t->tstate), "flags", t->flags,
+    return Py_BuildValue("{s:N,s:I,s:K,s:K,s:L}", "tstate", PyLong_FromVoidPtr(t->tstate), "flags", t->flags,
                          "thread_id", (unsigned long long)t->thread_id, "native_id", (unsigned long long)t->native_id,
-                         "interpreter_id", (long long)t->interpreter_id, "name", t->name);
+                         "interpreter_id", (long long)t->interpreter_id);
 }
 
 struct visits {
@@ -419,6 +419,37 @@ static PyObject *thread_info(PyObject *self, PyObject *args)
     return thread_dict(&q.thread);
 }
 
+struct name {
+    uint64_t native_id;
+    char name[32];
+    size_t size;
+    int result;
+};
+
+static void do_name(void *data)
+{
+    struct name *n = data;
+    n->result = faultproof_thread_name(n->native_id, n->name, n->size);
+}
+
+/* thread_name(context, native id, size) -> (result, name as bytes) */
+static PyObject *thread_name(PyObject *self, PyObject *args)
+{
+    const char *context;
+    unsigned long long native_id;
+    struct name n = {.name = "untouched"};
+    Py_ssize_t size;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "sKn", &context, &native_id, &size))
+        return NULL;
+    n.native_id = native_id;
+    n.size = (size_t)size;
+    struct job job = {do_name, &n};
+    if (run_in(context, &job) < 0)
+        return NULL;
+    return Py_BuildValue("(iy)", n.result, n.name);
+}
+
 /* ---- thread states ---- */
 
 static PyObject *real_tstate(PyObject *self, PyObject *Py_UNUSED(ignored))
@@ -480,10 +511,11 @@ static PyObject *try_all(void)
     faultproof_print_call_stack(-1, &info, 0, 0);
     faultproof_session_end(&session);
     return Py_BuildValue(
-        "[iiiiiiiiiiiiiiiiiiis]", PyUnstable_CollectCallStack(own, &info, 1), faultproof_collect(NULL, own, &frame, 1),
+        "[iiiiiiiiiiiiiiiiiiiis]", PyUnstable_CollectCallStack(own, &info, 1), faultproof_collect(NULL, own, &frame, 1),
         faultproof_collect_own(NULL, &frame, 1), faultproof_resolve(NULL, &frame, &location),
-        faultproof_thread_info(own, &thread), faultproof_each_thread(visit_one, NULL), faultproof_session_begin(&session),
-        faultproof_remove_guard(), faultproof_current_tstate() != NULL, faultproof_gil_holder(0) != NULL,
+        faultproof_thread_info(own, &thread), faultproof_each_thread(visit_one, NULL),
+        faultproof_thread_name(1, memory, 16), faultproof_session_begin(&session), faultproof_remove_guard(),
+        faultproof_current_tstate() != NULL, faultproof_gil_holder(0) != NULL,
         faultproof_cache_init(memory, sizeof(memory)) != NULL, faultproof_can_collect(), faultproof_can_guard(),
         faultproof_can_columns(), faultproof_can_qualnames(), faultproof_can_native_ids(), faultproof_can_gil_holder(),
         faultproof_can_identify_code(), (int)faultproof_version(), faultproof_status());
@@ -525,7 +557,8 @@ static PyObject *heap(PyObject *self, PyObject *args)
         faultproof_current_tstate();
     }
     struct mallinfo2 after = mallinfo2();
-    return PyLong_FromLongLong((long long)(after.uordblks + after.hblkhd) - (long long)(before.uordblks + before.hblkhd));
+    return PyLong_FromLongLong((long long)(after.uordblks + after.hblkhd) -
+                               (long long)(before.uordblks + before.hblkhd));
 }
 
 static PyMethodDef methods[] = {
@@ -540,6 +573,7 @@ static PyMethodDef methods[] = {
     {"current_tstate", current_tstate, METH_VARARGS, NULL},
     {"gil_holder", gil_holder, METH_VARARGS, NULL},
     {"thread_info", thread_info, METH_VARARGS, NULL},
+    {"thread_name", thread_name, METH_VARARGS, NULL},
     {"real_tstate", real_tstate, METH_NOARGS, NULL},
     {"new_tstate", new_tstate, METH_NOARGS, NULL},
     {"delete_tstate", delete_tstate, METH_O, NULL},

@@ -1,4 +1,4 @@
-"""Projects that use the C API in each of the three ways, built and run: setuptools, meson, CMake, Cython; compiled in."""
+"""Projects that use the C API in each of the ways there are, built and run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import sys
 import sysconfig
 import textwrap
 
-import pytest
-
 import faultproof
+import pytest
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -116,7 +115,10 @@ def test_cython(tmp_path):
 
 # ---- the header by itself ----
 
-USE = "int use(PyUnstable_FrameInfo *f); int use(PyUnstable_FrameInfo *f) { return PyUnstable_CollectCallStack(0, f, 1); }"
+USE = """
+int use(PyUnstable_FrameInfo *f);
+int use(PyUnstable_FrameInfo *f) { return PyUnstable_CollectCallStack(0, f, 1); }
+"""
 FUTURE = """
 #define Py_UNSTABLE_FRAMEINFO_STRSIZE 77
 typedef struct { int other; } PyUnstable_FrameInfo;
@@ -188,8 +190,8 @@ def tracker(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("tracker")
     source = amalgamation()
     run(CC, *STRICT, "-c", source / "faultproof.c", "-o", "faultproof.o", cwd=folder)
-    command = [CC, *STRICT, "-shared", f"-I{source}", HERE / "tracker" / "tracker.c", "faultproof.o", "-ldl", "-lpthread"]
-    run(*command, "-o", "tracker.so", cwd=folder)
+    files = [HERE / "tracker" / "tracker.c", "faultproof.o", "-ldl", "-lpthread"]
+    run(CC, *STRICT, "-shared", f"-I{source}", *files, "-o", "tracker.so", cwd=folder)
     shutil.copy(folder / "tracker.so", folder / "tracker2.so")
     if CXX is not None:
         flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{source}"]
@@ -336,7 +338,7 @@ def test_without_an_interpreter(tmp_path):
     main = tmp_path / "main.c"
     main.write_text(
         '#include <stdio.h>\n#include "faultproof.h"\n'
-        "int main(void) { faultproof_frame f; int a = faultproof_init(); printf(\"%d %d %s\\n\", a,"
+        'int main(void) { faultproof_frame f; int a = faultproof_init(); printf("%d %d %s\\n", a,'
         " faultproof_collect_own(NULL, &f, 1), faultproof_status()); return 0; }\n"
     )
     source = amalgamation()

@@ -124,9 +124,9 @@ STRINGS = {
     "BMP": "snake_蛇_Ω",
     "BMP cut": "y" * 495 + "蛇",
     "BMP 500": "y" * 494 + "蛇",
-    "astral": "𝔘𝔫𝔦𝔠𝔬𝔡𝔢" + "\U0010ffff",
-    "astral cut": "z" * 491 + "𝔘",
-    "astral 500": "z" * 490 + "𝔘",
+    "astral": "\U0001d518\U0001d52b\U0001f600\U0010ffff",
+    "astral cut": "z" * 491 + "\U0001d518",
+    "astral 500": "z" * 490 + "\U0001d518",
     "surrogate": "lone\ud800and\udcff",
     "control": "tab\tnewline\nnul\0del\x7f",
     "quotes": "a\"b'c\\d",
@@ -300,7 +300,6 @@ def short(tstates):
 
 def test_1000_threads_that_end_while_they_are_read():
     tstates: list[int] = []
-    allowed = {"short", "run", "_bootstrap", "_bootstrap_inner", "_delete", "_set_tstate_lock", "is_set", "set", "notify_all"}
     ended, answers = threading.Event(), [0, 0]
     strange: list = []
 
@@ -309,7 +308,9 @@ def test_1000_threads_that_end_while_they_are_read():
             for tstate in tstates[-8:]:
                 n, frames = probe.call_stack("nogil", tstate, 20)
                 answers[n > 0] += 1
-                if n > 0 and not {"_bootstrap", "run", "short"} & {name for *_, name in rows(frames)}:
+                # all of its frames are of the threading module or of this file, whatever was unavailable is empty
+                files = {os.path.basename(file) for file, *_ in rows(frames)}
+                if not files <= {"threading.py", "_weakrefset.py", "test_c_api.py", ""}:
                     strange.append(frames)
 
     reader_thread = threading.Thread(target=read)
@@ -323,7 +324,7 @@ def test_1000_threads_that_end_while_they_are_read():
     ended.set()
     reader_thread.join()
     assert len(tstates) == 1000 and answers[0] > 0
-    assert all(all(name in allowed or name == "" for *_, name in rows(f)) or len(f) < 20 for f in strange)
+    assert strange == []
     own = probe.real_tstate()
     assert {probe.call_stack("direct", t, 5)[0] for t in set(tstates) - {own}} == {-1}
 
@@ -404,7 +405,7 @@ def test_print_call_stack_to_a_bad_descriptor_is_silent():
 
 
 def test_before_the_import_every_call_fails():
-    assert probe.before_import() == [-1] * 8 + [0] * 11 + ["faultproof_import() hasn't been called"]
+    assert probe.before_import() == [-1] * 9 + [0] * 11 + ["faultproof_import() hasn't been called"]
 
 
 def test_10_000_calls_change_no_heap_and_no_reference():

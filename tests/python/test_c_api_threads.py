@@ -66,21 +66,31 @@ def test_flags(context, waiting):
     flags = {t["thread_id"]: t["flags"] for t in threads}
     own = flags.pop(threading.get_ident())
     assert bool(own & OWN) == (context != "thread")
-    assert bool(own & HOLDS_GIL) == (context in ("direct", "handler", "blocked") and not FREE_THREADED)
+    if context in ("direct", "handler", "blocked"):
+        assert bool(own & HOLDS_GIL) == (not FREE_THREADED)
+    elif context == "nogil":
+        assert not own & HOLDS_GIL
     for t in waiting:
         assert not flags[t.ident] & OWN
         assert context in ("nogil", "thread") or not flags[t.ident] & HOLDS_GIL
 
 
 def test_names():
-    name_file = f"/proc/self/task/{threading.get_native_id()}/comm"
+    own = threading.get_native_id()
+    name_file = f"/proc/self/task/{own}/comm"
     with open(name_file) as f:
         before = f.read().rstrip("\n")
     for name in ("a", "exactly15bytes!", before):
         with open(name_file, "w") as f:
             f.write(name)
         for context in CONTEXTS:
-            assert probe.thread_info(context, probe.real_tstate())["name"] == name
+            assert probe.thread_name(context, own, 16) == (len(name), name.encode())
+    assert probe.thread_name("direct", own, 4) == (3, before.encode()[:3])
+    assert probe.thread_name("direct", own, 1) == (0, b"")
+    assert probe.thread_name("direct", own, 0) == (-1, b"untouched")
+    assert probe.thread_name("direct", 0, 16) == (-1, b"")
+    assert probe.thread_name("direct", 2**40, 16) == (-1, b"")
+    assert probe.thread_name("direct", 2**64 - 1, 16) == (-1, b"")
 
 
 def test_thread_info():

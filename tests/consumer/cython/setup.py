@@ -1,10 +1,9 @@
 import os
 import sys
 
+import faultproof
 from Cython.Build import cythonize
 from setuptools import Extension, setup
-
-import faultproof
 
 # the folder that has the package, for faultproof/__init__.pxd
 path = [os.path.dirname(os.path.dirname(faultproof.__file__)), *sys.path]

@@ -1,6 +1,5 @@
-from setuptools import Extension, setup
-
 import faultproof
+from setuptools import Extension, setup
 
 setup(
     name="stack",

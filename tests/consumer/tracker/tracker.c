@@ -1,5 +1,5 @@
-/* A crash tracker that compiles faultproof.c in and imports nothing; tests load it with ctypes.  Each function says which
- * context it is for. */
+/* A crash tracker that compiles faultproof.c in and imports nothing; tests load it with ctypes.  Each function says
+ * which context it is for. */
 #define _GNU_SOURCE
 #include <signal.h>
 #include <string.h>
