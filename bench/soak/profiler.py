@@ -152,7 +152,9 @@ def main() -> int:
         return 1
     stacks = [line.rpartition(" ") for line in (folder / "collapsed").read_text().splitlines()]
     bad = [(why, stack) for stack, _, _ in stacks if (why := wrong(stack)) is not None]
-    _, cost, _ = run(folder, COST, folder / "cost", ROOT / "examples" / "profiler", 41 if seconds >= 60 else 5)
+    cost: dict = {}
+    if seconds >= 10:
+        cost = run(folder, COST, folder / "cost", ROOT / "examples" / "profiler", 41)[1]
     print(
         f"{sys.version.split()[0]}: {seconds:.0f} s at {hz} Hz: {counts}, {len(stacks)} different stacks, "
         f"impossible: {len(bad)}, cost at 100 Hz: {cost.get('percent')} %"
