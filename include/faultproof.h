@@ -105,7 +105,8 @@ typedef struct faultproof_frame_info {
    -1 if frames or tstate is NULL, max_frames is negative, tstate is freed or has no current Python frame.  With
    max_frames 0 the result is 0 or, for those reasons, -1.  Whether tstate is freed is decided in constant time.
    Of another thread that runs: also -1 when all of the fixed scratch memory has been in use for 20 milliseconds (16
-   calls at once); a frame that changed during each reading has empty strings and lineno -1. */
+   calls at once); what changed during each reading, a frame or all those on top of the others, is one record with empty
+   strings and lineno -1. */
 FAULTPROOF_API int faultproof_collect_call_stack(struct _ts *tstate, faultproof_frame_info *frames, int max_frames);
 
 /* Writes frames[0 .. n_frames - 1] to a descriptor, a line each:
@@ -158,12 +159,13 @@ FAULTPROOF_API int faultproof_session_begin(faultproof_session *session);
 /* Ends it; NULL is allowed. */
 FAULTPROOF_API void faultproof_session_end(faultproof_session *session);
 
-#define FAULTPROOF_TORN (-2) /* the thread was interrupted in the middle of a call, so that its chain is incomplete */
+#define FAULTPROOF_TORN (-2) /* the chain of frames is in the making, or kept changing: no stack this time */
 
 /* Collects a stack as faultproof_collect_call_stack() does, but as numbers, which is 20 to 100 times faster: for
    samplers.  session: of this thread, or NULL.  The result and the reasons for -1 are the same; besides that
-   FAULTPROOF_TORN for a stack of a thread that stands still (its own, in a signal handler) in the moment between the
-   instructions that link a new frame, about one sample in 500: nothing is written that could be used, take the next. */
+   FAULTPROOF_TORN: a thread that stands still does so between the instructions that link a new frame (the calling one, in
+   a signal handler), or one that runs changed during each reading.  Nothing is written that could be used; a sampler
+   takes the next sample. */
 FAULTPROOF_API int faultproof_collect(const faultproof_session *session, struct _ts *tstate, faultproof_frame *frames,
                                       int max_frames);
 

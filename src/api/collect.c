@@ -259,7 +259,7 @@ static int collect_running(struct fp_walk *w, const struct fp_state *state, faul
     int64_t start = fp_now_ns();
     uint32_t known = 0;
     int n = -1;
-    enum fp_status status;
+    enum fp_status status = FP_CHANGED;
 
     if (s == NULL)
         return -1;
@@ -276,7 +276,9 @@ static int collect_running(struct fp_walk *w, const struct fp_state *state, faul
     }
     fp_scratch_give(s);
     (void)fp_reader_faulted(w->reader);
-    return n > 0 && fp_state_alive(w, state) ? n : -1;
+    if (n <= 0 || !fp_state_alive(w, state))
+        return -1;
+    return status == FP_OK ? n : FAULTPROOF_TORN;
 }
 
 static int collect_state(struct fp_walk *w, fp_addr tstate, faultproof_frame *frames, int max)

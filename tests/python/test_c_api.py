@@ -360,6 +360,42 @@ def test_damaged_code_object_gives_short_or_empty_records():
     assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr
 
 
+def test_damaged_chain_of_frames_gives_a_short_stack():
+    """A frame's link to its caller points nowhere; what is above it is shown."""
+    code = f"""
+        import ctypes, importlib.util, struct, sys
+        spec = importlib.util.spec_from_file_location("capi_probe", {probe.path!r})
+        probe = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(probe)
+        probe.install_guard()
+        word = ctypes.c_size_t
+        head = object.__basicsize__  # the frame object's first field is f_back; since 3.11 the next is the frame itself
+        def frame_of(f):
+            return word.from_address(id(f) + head + 8).value if sys.version_info >= (3, 11) else id(f)
+        contexts = ("direct", "handler", "blocked")
+        def inner(bad, got):
+            me, caller, callers_caller = sys._getframe(), sys._getframe(1), sys._getframe(2)
+            at, good = frame_of(caller), frame_of(callers_caller)
+            first = 0 if sys.version_info >= (3, 11) else head
+            place = next(at + i for i in range(first, 80, 8) if word.from_address(at + i).value == good)
+            own, call_stack, compact, append = probe.real_tstate(), probe.call_stack, probe.compact, got.append
+            word.from_address(place).value = bad
+            for c in contexts: append((call_stack(c, own, 10), compact(c, own, 10, False)[0]))
+            word.from_address(place).value = good
+            return got
+        def middle(bad): return inner(bad, [])
+        def outer(bad): return middle(bad)
+        for bad in (8, 9, 4096, 2**47, 2**63, 2**64 - 8):
+            for (n, frames), compact in outer(bad):
+                assert n >= 1 and frames[0][2] == "inner" and n <= 2 + (bad == 9), (bad, n, frames)
+                assert compact == -2, (bad, compact)
+        print("survived")
+    """
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr
+
+
 def printed(frames, n=None, header=1) -> str:
     r, w = os.pipe()
     kept = probe.print_stack(w, frames, len(frames or []) if n is None else n, header)
