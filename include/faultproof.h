@@ -2,8 +2,8 @@
  *
  * This text is the reference.  What holds for every function, unless it says otherwise:
  *
- *   - It may be called from any context: a signal handler on an alternate stack, a thread that Python doesn't know, with
- *     or without an attached thread state, with or without the GIL.
+ *   - It may be called from any context: a signal handler on an alternate stack, a thread that Python doesn't know,
+ *     with or without an attached thread state, with or without the GIL.
  *   - It takes no lock, no reference and no heap memory; it leaves errno as it was.
  *   - It reads the interpreter's memory in a way that can't crash: what can't be read counts as not there.  If the
  *     interpreter is damaged, the result is short or empty, not a second crash.
@@ -21,8 +21,8 @@
  *
  *   1. From the installed package.  Python.h is included before this header; faultproof_import() is called once, with
  *      the GIL.  faultproof.get_include() says where the header is.  All files of one extension share what it imported.
- *   2. Compiled in.  The two files faultproof.c and faultproof.h that the package's build makes are added to the project;
- *      faultproof_init() is called once.  Nothing is imported.  FAULTPROOF_LINKED is defined in that header.
+ *   2. Compiled in.  The two files faultproof.c and faultproof.h that the package's build makes are added to the
+ *      project; faultproof_init() is called once.  Nothing is imported.  FAULTPROOF_LINKED is defined in that header.
  *
  * Structs that the caller hands over begin with struct_size, which the caller sets to sizeof of the struct: later
  * versions may add fields at the end.
@@ -51,7 +51,7 @@ extern "C" {
 
 struct _ts; /* PyThreadState, so that this header needs no Python.h */
 
-/* ---- Start ------------------------------------------------------------------------------------------------------- */
+/* ---- Start ---- */
 
 #if !defined(FAULTPROOF_LINKED) && defined(Py_PYTHON_H)
 /* Imports the package and its functions.  Needs the GIL; once for each extension, further calls do no harm.  0, or -1
@@ -86,7 +86,7 @@ FAULTPROOF_API int faultproof_install_guard(void);
    way. */
 FAULTPROOF_API int faultproof_remove_guard(void);
 
-/* ---- The proposed CPython API (python/cpython#148930) -------------------------------------------------------------- */
+/* ---- The proposed CPython API (python/cpython#148930) ---- */
 
 #define FAULTPROOF_STRSIZE 501 /* bytes of a string field, the final '\0' included */
 
@@ -122,15 +122,15 @@ FAULTPROOF_API void faultproof_print_call_stack(int fd, const faultproof_frame_i
    (Python.h, if it is included at all, is to be included first.) */
 #ifndef Py_UNSTABLE_FRAMEINFO_STRSIZE
 #define Py_UNSTABLE_FRAMEINFO_STRSIZE FAULTPROOF_STRSIZE
-#define PyUnstable_FrameInfo faultproof_frame_info
-#define PyUnstable_CollectCallStack faultproof_collect_call_stack
-#define PyUnstable_PrintCallStack faultproof_print_call_stack
+#define PyUnstable_FrameInfo          faultproof_frame_info
+#define PyUnstable_CollectCallStack   faultproof_collect_call_stack
+#define PyUnstable_PrintCallStack     faultproof_print_call_stack
 #endif
 
-/* ---- Sampling: collect now, resolve later -------------------------------------------------------------------------- */
+/* ---- Sampling: collect now, resolve later ---- */
 
 /* kinds of frames */
-#define FAULTPROOF_KIND_FUNCTION 0  /* of a function, method, class body or module */
+#define FAULTPROOF_KIND_FUNCTION  0 /* of a function, method, class body or module */
 #define FAULTPROOF_KIND_GENERATOR 1 /* of a generator, coroutine or asynchronous generator */
 
 /* One frame as numbers. */
@@ -163,8 +163,8 @@ FAULTPROOF_API void faultproof_session_end(faultproof_session *session);
 
 /* Collects a stack as faultproof_collect_call_stack() does, but as numbers, which is 20 to 100 times faster: for
    samplers.  session: of this thread, or NULL.  The result and the reasons for -1 are the same; besides that
-   FAULTPROOF_TORN: a thread that stands still does so between the instructions that link a new frame (the calling one, in
-   a signal handler), or one that runs changed during each reading.  Nothing is written that could be used; a sampler
+   FAULTPROOF_TORN: a thread that stands still does so between the instructions that link a new frame (the calling one,
+   in a signal handler), or one that runs changed during each reading.  Nothing is written that could be used; a sampler
    takes the next sample. */
 FAULTPROOF_API int faultproof_collect(const faultproof_session *session, struct _ts *tstate, faultproof_frame *frames,
                                       int max_frames);
@@ -187,9 +187,10 @@ typedef struct faultproof_location {
     char qualname[FAULTPROOF_STRSIZE]; /* empty: unavailable (3.9, 3.10) */
 } faultproof_location;
 
-#define FAULTPROOF_CODE_FREED 1 /* the code object is gone; what the cache knew of it is given, line and columns aren't */
+/* flags of a location; FREED: the code object is gone, what the cache knew of it is given, line and columns aren't */
+#define FAULTPROOF_CODE_FREED         1
 #define FAULTPROOF_FILENAME_TRUNCATED 2
-#define FAULTPROOF_NAME_TRUNCATED 4
+#define FAULTPROOF_NAME_TRUNCATED     4
 #define FAULTPROOF_QUALNAME_TRUNCATED 8
 
 /* Remembers texts by code object in memory that the caller owns.  Bounded: a full cache forgets older entries. */
@@ -200,23 +201,23 @@ typedef struct faultproof_cache faultproof_cache;
    if memory is NULL, not aligned, or has no room for an entry. */
 FAULTPROOF_API faultproof_cache *faultproof_cache_init(void *memory, size_t size);
 
-/* Turns a frame into a location.  cache may be NULL.  0: *location is filled.  -1: nothing is known: an argument is NULL,
-   struct_size is too small, or the code object has been freed since and the cache doesn't have it.  A code object made at
-   the address of a freed one is noticed by frame->check: always on 3.12 and later; before that if it has another name
-   or first line (faultproof_can_identify_code()). */
+/* Turns a frame into a location.  cache may be NULL.  0: *location is filled.  -1: nothing is known: an argument is
+   NULL, struct_size is too small, or the code object has been freed since and the cache doesn't have it.  A code object
+   made at the address of a freed one is noticed by frame->check: always on 3.12 and later; before that if it has
+   another name or first line (faultproof_can_identify_code()). */
 FAULTPROOF_API int faultproof_resolve(faultproof_cache *cache, const faultproof_frame *frame,
                                       faultproof_location *location);
 
-/* ---- Threads ------------------------------------------------------------------------------------------------------- */
+/* ---- Threads ---- */
 
 /* The calling thread's thread state: of several (subinterpreters) the attached one; NULL if it has none.  Constant time
-   when it holds the GIL or has been here before; else it searches the list of threads.  Before 3.13 the thread state of a
-   subinterpreter is known only in the thread that made it. */
+   when it holds the GIL or has been here before; else it searches the list of threads.  Before 3.13 the thread state of
+   a subinterpreter is known only in the thread that made it. */
 FAULTPROOF_API struct _ts *faultproof_current_tstate(void);
 
 #define FAULTPROOF_THREAD_HOLDS_GIL 1 /* it holds its interpreter's GIL; not set in free-threaded builds */
-#define FAULTPROOF_THREAD_OWN 2       /* it is the calling thread's */
-#define FAULTPROOF_THREAD_COLLECTS 4  /* its interpreter's garbage collector runs */
+#define FAULTPROOF_THREAD_OWN       2 /* it is the calling thread's */
+#define FAULTPROOF_THREAD_COLLECTS  4 /* its interpreter's garbage collector runs */
 
 typedef struct faultproof_thread {
     uint32_t struct_size;   /* the caller sets sizeof(faultproof_thread) */
@@ -227,14 +228,15 @@ typedef struct faultproof_thread {
     int64_t interpreter_id; /* 0: the main interpreter */
 } faultproof_thread;
 
-/* Describes the thread of a thread state.  0, or -1 if an argument is NULL, struct_size is too small or tstate is freed. */
+/* Describes the thread of a thread state.  0; -1 if an argument is NULL, struct_size is too small or tstate is freed.
+ */
 FAULTPROOF_API int faultproof_thread_info(struct _ts *tstate, faultproof_thread *thread);
 
 #define FAULTPROOF_THREAD_NAMESIZE 16 /* bytes of a thread's name, the final '\0' included */
 
-/* The kernel's name of a thread by its native_id, as it is (any bytes): what pthread_setname_np() gave it, and since 3.14
-   the beginning of threading.Thread.name.  Null-terminated, cut to size - 1 bytes.  Three system calls.  Its length; -1 if
-   name is NULL, size is 0, or there is no such thread in this process: then name is empty. */
+/* The kernel's name of a thread by its native_id, as it is (any bytes): what pthread_setname_np() gave it, and
+   since 3.14 the beginning of threading.Thread.name.  Null-terminated, cut to size - 1 bytes.  Three system calls.  Its
+   length; -1 if name is NULL, size is 0, or there is no such thread in this process: then name is empty. */
 FAULTPROOF_API int faultproof_thread_name(uint64_t native_id, char *name, size_t size);
 
 /* Calls visit(thread, context) for each thread of each interpreter, most recently started first.  *thread lives until
@@ -243,11 +245,11 @@ FAULTPROOF_API int faultproof_thread_name(uint64_t native_id, char *name, size_t
    interpreter at most 10,000 threads are visited. */
 FAULTPROOF_API int faultproof_each_thread(int (*visit)(const faultproof_thread *thread, void *context), void *context);
 
-/* The thread state that holds the GIL of an interpreter, by its id; NULL if nobody does, there is no such interpreter, or
-   the build is free-threaded.  Before 3.12 all interpreters have one GIL. */
+/* The thread state that holds the GIL of an interpreter, by its id; NULL if nobody does, there is no such interpreter,
+   or the build is free-threaded.  Before 3.12 all interpreters have one GIL. */
 FAULTPROOF_API struct _ts *faultproof_gil_holder(int64_t interpreter_id);
 
-/* ---- What works here: 1 or 0 --------------------------------------------------------------------------------------- */
+/* ---- What works here: 1 or 0 ---- */
 
 FAULTPROOF_API int faultproof_can_collect(void);       /* the start succeeded and memory can be read */
 FAULTPROOF_API int faultproof_can_guard(void);         /* reading is fast in this thread now, see install_guard */
@@ -257,7 +259,7 @@ FAULTPROOF_API int faultproof_can_native_ids(void);    /* native_id of any threa
 FAULTPROOF_API int faultproof_can_gil_holder(void);    /* not in free-threaded builds */
 FAULTPROOF_API int faultproof_can_identify_code(void); /* frame->check is unique: 3.12 and later */
 
-/* ---- The package's functions, by a capsule -------------------------------------------------------------------------- */
+/* ---- The package's functions, by a capsule ---- */
 
 /* The capsule's contents: append only.  */
 struct faultproof_functions {

@@ -22,4 +22,8 @@ def get_include() -> str:
     """The folder with ``faultproof.h``, for building extensions that use the C API."""
     import os.path
 
-    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "include")
+    here = os.path.dirname(os.path.abspath(__file__))
+    installed = os.path.join(here, "include")
+    if os.path.isdir(installed):
+        return installed
+    return os.path.join(os.path.dirname(os.path.dirname(here)), "include")  # an editable installation: the source tree's

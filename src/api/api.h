@@ -56,10 +56,10 @@ FP_HIDDEN bool fp_state_alive(struct fp_walk *walk, const struct fp_state *state
 /* The calling thread's; 0: none. */
 FP_HIDDEN fp_addr fp_state_own(struct fp_walk *walk);
 
-/* check.c: what tells code objects at one address apart: the version of 3.12 and later; before that this, of the name (what
-   it says, not where it is: addresses come again with a new object within microseconds) and the first line. */
+/* check.c: what tells code objects at one address apart: the version of 3.12 and later; before that this, of the name
+   (what it says, not where it is: addresses come again with a new object within microseconds) and the first line. */
 #define FP_STR_HASH(layout) ((layout)->str_length + 8) /* PyASCIIObject.hash follows its length */
-#define FP_NOT_HASHED UINT32_MAX                       /* the low half of a hash that hasn't been asked for yet */
+#define FP_NOT_HASHED       UINT32_MAX                 /* the low half of a hash that hasn't been asked for yet */
 static inline uint32_t fp_code_mix(uint32_t name_hash, uint32_t first_line)
 {
     return (name_hash ^ first_line * 0x9e3779b1) | 1;

@@ -305,6 +305,7 @@ def test_1000_threads_that_end_while_they_are_read():
 
     def read():
         while not ended.is_set():
+            os.sched_yield()
             for tstate in tstates[-8:]:
                 n, frames = probe.call_stack("nogil", tstate, 20)
                 answers[n > 0] += 1

@@ -17,7 +17,8 @@ struct Frame {
 std::optional<std::vector<Frame>> own_stack()
 {
     static std::array<PyUnstable_FrameInfo, 64> frames;
-    const int n = PyUnstable_CollectCallStack(faultproof_current_tstate(), frames.data(), static_cast<int>(frames.size()));
+    const int n =
+        PyUnstable_CollectCallStack(faultproof_current_tstate(), frames.data(), static_cast<int>(frames.size()));
     if (n < 0)
         return std::nullopt;
     std::vector<Frame> out;
