@@ -1,9 +1,10 @@
-"""Generates src/safe/layout/tables.inc: where CPython keeps what the walker reads, measured from each version's own headers.
+"""Generates src/safe/layout/tables.inc: where CPython keeps what the walker reads, from each version's own headers.
 
 Usage: gen_layout.py PYTHON [PYTHON ...]          rewrite tables.inc from these interpreters (all rows)
        gen_layout.py --check PYTHON               exit 1 if the row of this interpreter differs from the committed one
 Each PYTHON needs its headers (Include/internal too) and a C compiler.  How to add a version: docs/layouts.md.
 """
+
 from __future__ import annotations
 
 import json
@@ -224,7 +225,7 @@ def expression(choices: dict[str, str], version: str) -> str:
 
 
 def measure(python: str, free_threaded: bool | None = None) -> dict:
-    """The offsets of one interpreter, by compiling a probe with its headers; free_threaded=True asks for that flavour."""
+    """The offsets of one interpreter, by compiling a probe; free_threaded=True asks for that flavour."""
     info = json.loads(
         subprocess.check_output(
             [python, "-c", "import sys, sysconfig, json; print(json.dumps(['%d.%d' % sys.version_info[:2],"
@@ -267,7 +268,9 @@ def render(rows: list[dict]) -> str:
         wrapped = re.sub(r"(.{1,100})(?:, |$)", r"    \1,\n", values).rstrip().rstrip(",")
         out.append(f"FP_ROW(0x{r['first']:08x}, 0x{r['last']:08x}, {r['free_threaded']},\n{wrapped})")
     out.append("")
-    out.append("/* FP_DEBUG(minor version, field, byte offset of its entry in _Py_DebugOffsets, of a second entry to add or -1) */")
+    out.append(
+        "/* FP_DEBUG(minor version, field, byte offset of its entry in _Py_DebugOffsets, of a second entry to add or -1) */"
+    )
     seen = set()
     for r in rows:
         if r["version"] in seen or not r["debug"]:
@@ -315,7 +318,9 @@ def main(argv: list[str]) -> int:
         return 2
     measured = [measure(p) for p in argv]
     for p in argv:  # flavours that no interpreter at hand has come from the same headers
-        version = subprocess.check_output([p, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], text=True).strip()
+        version = subprocess.check_output(
+            [p, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], text=True
+        ).strip()
         have = {(m["version"], m["free_threaded"]) for m in measured}
         if key(version) >= (3, 13) and (version, 1) not in have:
             measured.append(measure(p, free_threaded=True))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["capabilities", "get_include"]
+from ._install import install, uninstall
+
+__all__ = ["capabilities", "get_include", "install", "uninstall"]
 __version__ = "0.1.0"
 
 

@@ -3,8 +3,8 @@
 
 #include <limits.h>
 
-/* 3.9 has a typing error in this message */
-#if PY_VERSION_HEX < 0x030a0000
+/* 3.9 to 3.11 have a typing error in this message */
+#if PY_VERSION_HEX < 0x030c0000
 #define NOT_A_DESCRIPTOR "file is not a valid file descripter"
 #else
 #define NOT_A_DESCRIPTOR "file is not a valid file descriptor"
@@ -76,6 +76,31 @@ int fp_ext_fileno(PyObject *file, PyObject **keep)
     return (int)fd;
 }
 
+int fp_ext_signo(PyObject *object, void *address)
+{
+#if PY_VERSION_HEX >= 0x030f0000
+    const char *type = "int";
+#else
+    const char *type = "long";
+#endif
+    int overflow = 0;
+    long value = PyLong_AsLongAndOverflow(object, &overflow);
+    if (value == -1 && PyErr_Occurred())
+        return 0;
+    bool narrow = PY_VERSION_HEX >= 0x030f0000 && (value < INT_MIN || value > INT_MAX);
+    if (overflow != 0 || narrow) {
+        PyErr_Format(PyExc_OverflowError, "Python int too large to convert to C %s", type);
+        return 0;
+    }
+    if (value < INT_MIN || value > INT_MAX) {
+        PyErr_Format(PyExc_OverflowError, "signed integer is %s than %s", value > 0 ? "greater" : "less",
+                     value > 0 ? "maximum" : "minimum");
+        return 0;
+    }
+    *(int *)address = (int)value;
+    return 1;
+}
+
 void fp_ext_options_init(struct fp_ext_options *o)
 {
     *o = (struct fp_ext_options){
@@ -97,11 +122,17 @@ int fp_ext_options_check(const struct fp_ext_options *o, struct fp_dump_options 
     *out = (struct fp_dump_options){
         .fd = -1,
         .all_threads = o->all_threads != 0,
-        .max_threads = (uint64_t)o->max_threads, /* a negative number: no limit, as 3.15 has it */
+        /* as 3.15 has it: 0 is the default, a negative number lets none through (but the current thread) */
+        .max_threads = o->max_threads == 0  ? FP_DEFAULT_THREADS
+                       : o->max_threads < 0 ? 0
+                                            : (uint64_t)o->max_threads,
         .max_frames = (uint64_t)o->max_frames,
         .max_chars = o->max_chars > UINT32_MAX ? UINT32_MAX : (uint32_t)o->max_chars,
         .budget_ns = 10000000000,
-        .style = {.thread_names = PY_VERSION_HEX >= 0x030e0000, .modules = PY_VERSION_HEX >= 0x030a0000},
+        .style = {.thread_names = PY_VERSION_HEX >= 0x030e0000,
+                  .fpe_hyphen = PY_VERSION_HEX >= 0x030d0000,
+                  .frames_cut = PY_VERSION_HEX < 0x030d0000,
+                  .modules = PY_VERSION_HEX >= 0x030a0000},
     };
     return 0;
 }

@@ -9,8 +9,7 @@
 static void raise_signal(int signo, int release_gil)
 {
     if (release_gil) {
-        Py_BEGIN_ALLOW_THREADS
-        raise(signo);
+        Py_BEGIN_ALLOW_THREADS raise(signo);
         Py_END_ALLOW_THREADS
     }
     else {
@@ -66,10 +65,8 @@ static PyObject *crash_fatal_error_c_thread(PyObject *self, PyObject *Py_UNUSED(
         PyErr_SetString(PyExc_RuntimeError, "unable to start the thread");
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    pthread_join(thread, NULL); /* never returns: the process aborts */
-    Py_END_ALLOW_THREADS
-    Py_RETURN_NONE;
+    Py_BEGIN_ALLOW_THREADS pthread_join(thread, NULL); /* never returns: the process aborts */
+    Py_END_ALLOW_THREADS Py_RETURN_NONE;
 }
 
 #if PY_VERSION_HEX < 0x030a0000
@@ -81,8 +78,7 @@ static PyObject *faulthandler_fatal_error_py(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "y|i:fatal_error", &message, &release_gil))
         return NULL;
     if (release_gil) {
-        Py_BEGIN_ALLOW_THREADS
-        Py_FatalError(message);
+        Py_BEGIN_ALLOW_THREADS Py_FatalError(message);
         Py_END_ALLOW_THREADS
     }
     Py_FatalError(message);

@@ -5,7 +5,17 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <signal.h>
+
+#include "trigger/altstack.h"
 #include "trigger/signals.h"
+
+/* What an interpreter keeps alive for the descriptors in use. */
+struct fp_ext_state {
+    PyObject *enable_file, *later_file;
+    PyObject *standard; /* the standard library's module, which knows its own error messages */
+    PyObject *user_files[NSIG];
+};
 
 /* target.c.  The process's target once it has been found and checked; the status says why it can't be used. */
 enum fp_status fp_ext_start(void);
@@ -34,6 +44,15 @@ int fp_ext_options_check(const struct fp_ext_options *options, struct fp_dump_op
 #else
 #define FP_FLAG "i"
 #endif
+/* The same for dump_traceback_later's flags (int before 3.15). */
+#if PY_VERSION_HEX >= 0x030f0000
+#define FP_LATER_FLAG "p"
+#else
+#define FP_LATER_FLAG "i"
+#endif
+
+/* A converter for "O&": a signal number as the running interpreter takes it. */
+int fp_ext_signo(PyObject *object, void *address);
 
 /* enable(c_stack=...) as the running interpreter has it; the text is for the signature */
 #if PY_VERSION_HEX >= 0x030e0000
@@ -41,6 +60,18 @@ int fp_ext_options_check(const struct fp_ext_options *options, struct fp_dump_op
 #else
 #define FP_C_STACK_DEFAULT "False"
 #endif
+
+/* The trailing keyword-only arguments of every function that dumps, as a format and as addresses. */
+#define FP_LIMITS             "$nnn"
+#define FP_LIMIT_KEYWORDS     "max_threads", "max_frames", "max_chars", NULL
+#define FP_LIMIT_ADDRESSES(o) &(o).max_threads, &(o).max_frames, &(o).max_chars
+
+/* timed.c: dump_traceback_later, cancel_dump_traceback_later, register, unregister */
+extern PyMethodDef fp_ext_timed_methods[];
+
+/* altstack.c: each Python thread that starts from now on gets an alternate stack, and those that run get one now. */
+void fp_ext_altstack_start(enum fp_altstack_scope scope);
+void fp_ext_altstack_stop(void);
 
 /* capsule.c: adds the C API to the module.  0, or -1 with an exception set. */
 int fp_ext_capsule_add(PyObject *module);

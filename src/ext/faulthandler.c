@@ -5,12 +5,7 @@
 #include <pthread.h>
 #include <signal.h>
 
-/* What an interpreter keeps alive for a descriptor in use. */
-struct module_state {
-    PyObject *enable_file;
-};
-
-static struct module_state *state_of(PyObject *module)
+static struct fp_ext_state *state_of(PyObject *module)
 {
     return PyModule_GetState(module);
 }
@@ -21,32 +16,33 @@ static PyObject *refuse(enum fp_status status)
                         fp_status_text(status));
 }
 
-PyDoc_STRVAR(dump_traceback_doc,
-             "dump_traceback($module, /, file=sys.stderr, all_threads=True, *,\n"
-             "               max_threads=100, max_frames=100, max_chars=500)\n"
-             "--\n\n"
-             "Write the stacks of all threads, or of the calling one, to a file.\n\n"
-             "file: an object with fileno(), or a descriptor.  At most max_threads threads, max_frames\n"
-             "frames of each and max_chars characters of a name are shown; what is cut ends in '...'.");
+PyDoc_STRVAR(
+    dump_traceback_doc,
+    "dump_traceback($module, /, file=None, all_threads=True, *,\n"
+    "               max_threads=100, max_frames=100, max_chars=500)\n"
+    "--\n\n"
+    "Write the stacks of all threads, or of the calling one, to a file.\n\n"
+    "file: an object with fileno(), a descriptor, or None for sys.stderr.  At most max_threads threads, max_frames\n"
+    "frames of each and max_chars characters of a name are shown; what is cut ends in '...'.");
 
 static PyObject *dump_traceback(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"file", "all_threads", "max_threads", "max_frames", "max_chars", NULL};
+    static char *keywords[] = {"file", "all_threads", FP_LIMIT_KEYWORDS};
     struct fp_ext_options o;
     struct fp_dump_options dump;
     PyObject *keep;
     (void)module;
 
     fp_ext_options_init(&o);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O" FP_FLAG "$nnn:dump_traceback", keywords, &o.file,
-                                     &o.all_threads, &o.max_threads, &o.max_frames, &o.max_chars) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O" FP_FLAG FP_LIMITS ":dump_traceback", keywords, &o.file,
+                                     &o.all_threads, FP_LIMIT_ADDRESSES(o)) ||
         fp_ext_options_check(&o, &dump) < 0)
         return NULL;
     dump.fd = fp_ext_fileno(o.file, &keep);
     if (dump.fd < 0)
         return NULL;
-    fp_guard_require();
-    const struct fp_dump_caller caller = {(uint64_t)pthread_self(), true};
+    fp_guard_require_once();
+    const struct fp_dump_caller caller = {.thread_id = (uint64_t)pthread_self(), .is_this_thread = true};
     enum fp_status status = fp_dump(fp_ext_target(), &dump, &caller, "", 0, false);
     Py_XDECREF(keep);
     if (status == FP_NO_READER)
@@ -57,29 +53,50 @@ static PyObject *dump_traceback(PyObject *module, PyObject *args, PyObject *kwar
 }
 
 PyDoc_STRVAR(enable_doc,
-             "enable($module, /, file=sys.stderr, all_threads=True, c_stack=" FP_C_STACK_DEFAULT ", *,\n"
-             "       max_threads=100, max_frames=100, max_chars=500)\n"
+             "enable($module, /, file=None, all_threads=True, c_stack=" FP_C_STACK_DEFAULT ", *,\n"
+             "       max_threads=100, max_frames=100, max_chars=500, altstacks='python')\n"
              "--\n\n"
              "Write the stacks when SIGSEGV, SIGFPE, SIGABRT, SIGBUS or SIGILL arrives.\n\n"
-             "The file must stay open until disable() is called; see the documentation on descriptors.\n"
-             "A second call replaces the options of the first.");
+             "file: an object with fileno(), a descriptor, or None for sys.stderr.  The file must stay open until "
+             "disable() is called; see the documentation on descriptors.\n"
+             "A second call replaces the options of the first.\n\n"
+             "altstacks: which threads get an alternate signal stack, so that one whose stack overflows can\n"
+             "report: 'python' (each that Python knows, now and later), 'all' (also those that only C code\n"
+             "knows now; a system call of theirs may end with EINTR once), 'none'.");
+
+static int altstack_scope(const char *name, enum fp_altstack_scope *scope)
+{
+    static const char *const names[] = {
+        [FP_ALTSTACK_NONE] = "none", [FP_ALTSTACK_PYTHON] = "python", [FP_ALTSTACK_ALL] = "all"};
+    for (size_t i = 0; i < FP_COUNT(names); i++)
+        if (strcmp(name, names[i]) == 0) {
+            *scope = (enum fp_altstack_scope)i;
+            return 0;
+        }
+    PyErr_Format(PyExc_ValueError, "altstacks must be 'python', 'all' or 'none', not '%s'", name);
+    return -1;
+}
 
 static PyObject *enable(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"file", "all_threads", "c_stack", "max_threads", "max_frames", "max_chars", NULL};
+    static char *keywords[] = {"file",       "all_threads", "c_stack",   "max_threads",
+                               "max_frames", "max_chars",   "altstacks", NULL};
     struct fp_ext_options o;
     struct fp_fatal_config config = {.target = fp_ext_target()};
+    const char *altstacks = "python";
+    enum fp_altstack_scope scope;
     PyObject *keep;
 
     fp_ext_options_init(&o);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O" FP_FLAG FP_FLAG "$nnn:enable", keywords, &o.file,
-                                     &o.all_threads, &o.c_stack, &o.max_threads, &o.max_frames, &o.max_chars) ||
-        fp_ext_options_check(&o, &config.dump) < 0)
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O" FP_FLAG FP_FLAG FP_LIMITS "s:enable", keywords, &o.file,
+                                     &o.all_threads, &o.c_stack, FP_LIMIT_ADDRESSES(o), &altstacks) ||
+        fp_ext_options_check(&o, &config.dump) < 0 || altstack_scope(altstacks, &scope) < 0)
         return NULL;
     config.dump.fd = fp_ext_fileno(o.file, &keep);
     if (config.dump.fd < 0)
         return NULL;
     int error = fp_fatal_enable(&config);
+    fp_ext_altstack_start(scope);
     Py_XSETREF(state_of(module)->enable_file, keep);
     if (error != 0) {
         errno = error;
@@ -91,6 +108,7 @@ static PyObject *enable(PyObject *module, PyObject *args, PyObject *kwargs)
 static PyObject *disable(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     bool was = fp_fatal_disable();
+    fp_ext_altstack_stop();
     Py_CLEAR(state_of(module)->enable_file);
     return PyBool_FromLong(was);
 }
@@ -105,8 +123,7 @@ static PyMethodDef methods[] = {
     {"enable", (PyCFunction)(void (*)(void))enable, METH_VARARGS | METH_KEYWORDS, enable_doc},
     {"disable", disable, METH_NOARGS,
      PyDoc_STR("disable($module, /)\n--\n\nGive the fatal signals back.  True if enable() had been called.")},
-    {"is_enabled", is_enabled, METH_NOARGS,
-     PyDoc_STR("is_enabled($module, /)\n--\n\nWhether enable() is in effect.")},
+    {"is_enabled", is_enabled, METH_NOARGS, PyDoc_STR("is_enabled($module, /)\n--\n\nWhether enable() is in effect.")},
     {"dump_traceback", (PyCFunction)(void (*)(void))dump_traceback, METH_VARARGS | METH_KEYWORDS, dump_traceback_doc},
     {NULL, NULL, 0, NULL},
 };
@@ -142,18 +159,33 @@ static int module_exec(PyObject *module)
         return -1;
     if (status != FP_OK)
         return delegate(module, status);
+    state_of(module)->standard = PyImport_ImportModule("faulthandler");
+    if (state_of(module)->standard == NULL)
+        PyErr_Clear(); /* an interpreter with a GIL of its own can't have it */
+    if (PyModule_AddFunctions(module, fp_ext_timed_methods) < 0)
+        return -1;
     return PyModule_AddFunctions(module, fp_ext_crash_methods);
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
 {
-    Py_VISIT(state_of(module)->enable_file);
+    struct fp_ext_state *state = state_of(module);
+    Py_VISIT(state->enable_file);
+    Py_VISIT(state->later_file);
+    Py_VISIT(state->standard);
+    for (int i = 0; i < NSIG; i++)
+        Py_VISIT(state->user_files[i]);
     return 0;
 }
 
 static int module_clear(PyObject *module)
 {
-    Py_CLEAR(state_of(module)->enable_file);
+    struct fp_ext_state *state = state_of(module);
+    Py_CLEAR(state->enable_file);
+    Py_CLEAR(state->later_file);
+    Py_CLEAR(state->standard);
+    for (int i = 0; i < NSIG; i++)
+        Py_CLEAR(state->user_files[i]);
     return 0;
 }
 
@@ -172,7 +204,7 @@ static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "faultproof.faulthandler",
     .m_doc = "Python stacks on fatal signals, on request, after a timeout: a drop-in for faulthandler.",
-    .m_size = sizeof(struct module_state),
+    .m_size = sizeof(struct fp_ext_state),
     .m_methods = methods,
     .m_slots = slots,
     .m_traverse = module_traverse,

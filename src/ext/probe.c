@@ -1,5 +1,9 @@
 /* capabilities(), and what tests use to look inside.  Normal context. */
-#include "ext.h"
+#include "ext.h" /* pyconfig.h defines _GNU_SOURCE */
+
+#include <sched.h>
+#include <time.h>
+#include <unistd.h>
 
 static const char *reader_name(enum fp_reader_kind kind)
 {
@@ -46,10 +50,74 @@ static PyObject *probe_lines(PyObject *self, PyObject *args)
     return PyErr_Occurred() ? NULL : lines;
 }
 
+/* One sample of _watch(): the stack of the thread that holds the GIL, then a line "#same NS" or "#moved NS" that says
+   whether it still did afterwards, and how long the reading took. */
+static void watch_once(int fd, uint64_t round, bool still)
+{
+    const struct fp_target *target = fp_ext_target();
+    struct fp_dump_options options = {
+        .fd = fd, .max_threads = 1, .max_frames = 200, .max_chars = 500, .budget_ns = 10000000000};
+    struct fp_thread thread = {0};
+    char line[64];
+
+    struct fp_session *s = fp_session_acquire(target, false, options.budget_ns);
+    if (s == NULL)
+        return;
+    fp_addr interp = fp_interp_first(&s->walk), holder = fp_gil_holder(&s->walk, interp);
+    if (target->free_threaded) {
+        holder = fp_thread_first(&s->walk, interp);
+        for (uint64_t i = round % 16; i > 0 && fp_thread_next(&s->walk, holder) != 0; i--)
+            holder = fp_thread_next(&s->walk, holder);
+    }
+    bool found = holder != 0 && fp_thread_read(&s->walk, holder, &thread) == FP_OK;
+    fp_session_release(s);
+    if (!found || thread.thread_id == (uint64_t)PyThread_get_thread_ident())
+        return;
+    const struct fp_dump_caller caller = {.thread_id = thread.thread_id, .is_this_thread = still};
+    int64_t start = fp_now_ns();
+    (void)fp_dump(target, &options, &caller, "", 0, false);
+    int64_t took = fp_now_ns() - start;
+    s = fp_session_acquire(target, false, options.budget_ns);
+    if (s == NULL)
+        return;
+    bool same = target->free_threaded ? fp_thread_alive(&s->walk, &thread) : fp_gil_holder(&s->walk, interp) == holder;
+    fp_session_release(s);
+    int n = PyOS_snprintf(line, sizeof(line), "#%s %lld\n", same ? "same" : "moved", (long long)took);
+    if (write(fd, line, (size_t)n) != n)
+        return;
+}
+
+/* _watch(fd, seconds, interval, cpu, still=0): samples running threads from a thread without the GIL, for tests of
+   truth; still: reads them as if they stood still, to see what that gives */
+static PyObject *probe_watch(PyObject *self, PyObject *args)
+{
+    int fd, cpu, still = 0;
+    double seconds, interval;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iddi|i:_watch", &fd, &seconds, &interval, &cpu, &still))
+        return NULL;
+    fp_guard_require();
+    Py_BEGIN_ALLOW_THREADS const struct timespec pause = {0, (long)(interval * 1e9)};
+    int64_t end = fp_now_ns() + (int64_t)(seconds * 1e9);
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    if (cpu >= 0)
+        sched_setaffinity(0, sizeof(set), &set);
+    for (uint64_t round = 0; fp_now_ns() < end; round++) {
+        watch_once(fd, round, still != 0);
+        if (interval > 0)
+            nanosleep(&pause, NULL);
+    }
+    Py_END_ALLOW_THREADS Py_RETURN_NONE;
+}
+
 PyMethodDef fp_ext_probe_methods[] = {
     {"_capabilities", probe_capabilities, METH_NOARGS,
      PyDoc_STR("_capabilities($module, /)\n--\n\nSee faultproof.capabilities().")},
     {"_lines", probe_lines, METH_VARARGS,
      PyDoc_STR("_lines($module, code, offsets, /)\n--\n\nLines of instructions, for tests.")},
+    {"_watch", probe_watch, METH_VARARGS,
+     PyDoc_STR("_watch($module, fd, seconds, interval, cpu, still=0, /)\n--\n\nSample running threads, for tests.")},
     {NULL, NULL, 0, NULL},
 };

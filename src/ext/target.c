@@ -3,6 +3,7 @@
 
 #include <frameobject.h> /* PyFrame_GetBack before 3.11 */
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 /* Exported by every CPython; its type is private. */
@@ -134,8 +135,10 @@ static enum fp_status find_target(void)
 enum fp_status fp_ext_start(void)
 {
     static atomic_flag starting = ATOMIC_FLAG_INIT;
-    if (!atomic_flag_test_and_set(&starting))
+    if (!atomic_flag_test_and_set(&starting)) {
+        pthread_atfork(NULL, NULL, fp_session_after_fork);
         atomic_store(&state, find_target());
+    }
     return fp_ext_status();
 }
 

@@ -10,29 +10,29 @@
    goes through a reader. */
 typedef uint64_t fp_addr;
 
-#define FP_LIKELY(x) __builtin_expect(!!(x), 1)
-#define FP_UNLIKELY(x) __builtin_expect(!!(x), 0)
-#define FP_MUST_CHECK __attribute__((warn_unused_result))
-#define FP_HIDDEN __attribute__((visibility("hidden")))
+#define FP_LIKELY(x)    __builtin_expect(!!(x), 1)
+#define FP_UNLIKELY(x)  __builtin_expect(!!(x), 0)
+#define FP_MUST_CHECK   __attribute__((warn_unused_result))
+#define FP_HIDDEN       __attribute__((visibility("hidden")))
 #define FP_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /* FP_STATUS(name, text): why a step went no further; the text is what a report or a Python error shows. */
-#define FP_STATUSES(FP_STATUS)                                                                         \
-    FP_STATUS(OK, "ok")                                                                                \
-    FP_STATUS(UNREADABLE, "memory can't be read")                                                      \
-    FP_STATUS(CHANGED, "frames changed while reading")                                                 \
-    FP_STATUS(ENDED, "the thread ended while reading")                                                 \
-    FP_STATUS(NO_FRAME, "no Python frame")                                                             \
-    FP_STATUS(NOT_A_FRAME, "not a frame")                                                              \
-    FP_STATUS(NOT_A_CODE, "not a code object")                                                         \
-    FP_STATUS(CYCLE, "the chain doesn't end")                                                          \
-    FP_STATUS(LIMIT, "limit reached")                                                                  \
-    FP_STATUS(TIME, "time budget used up")                                                             \
-    FP_STATUS(NO_READER, "no way to read memory safely")                                               \
-    FP_STATUS(UNKNOWN_VERSION, "this CPython version isn't in the layout tables")                      \
-    FP_STATUS(BAD_DEBUG_OFFSETS, "_Py_DebugOffsets is damaged or of another version")                  \
-    FP_STATUS(NO_THREAD, "no thread state of this thread was found")                                   \
-    FP_STATUS(SELF_CHECK, "the walker's reading of this thread differs from the interpreter's own")    \
+#define FP_STATUSES(FP_STATUS)                                                                                         \
+    FP_STATUS(OK, "ok")                                                                                                \
+    FP_STATUS(UNREADABLE, "memory can't be read")                                                                      \
+    FP_STATUS(CHANGED, "frames changed while reading")                                                                 \
+    FP_STATUS(ENDED, "the thread ended while reading")                                                                 \
+    FP_STATUS(NO_FRAME, "no Python frame")                                                                             \
+    FP_STATUS(NOT_A_FRAME, "not a frame")                                                                              \
+    FP_STATUS(NOT_A_CODE, "not a code object")                                                                         \
+    FP_STATUS(CYCLE, "the chain doesn't end")                                                                          \
+    FP_STATUS(LIMIT, "limit reached")                                                                                  \
+    FP_STATUS(TIME, "time budget used up")                                                                             \
+    FP_STATUS(NO_READER, "no way to read memory safely")                                                               \
+    FP_STATUS(UNKNOWN_VERSION, "this CPython version isn't in the layout tables")                                      \
+    FP_STATUS(BAD_DEBUG_OFFSETS, "_Py_DebugOffsets is damaged or of another version")                                  \
+    FP_STATUS(NO_THREAD, "no thread state of this thread was found")                                                   \
+    FP_STATUS(SELF_CHECK, "the walker's reading of this thread differs from the interpreter's own")                    \
     FP_STATUS(NOT_STARTED, "not initialised")
 
 enum fp_status {

@@ -1,4 +1,5 @@
-/* Chooses the layout: the only place that looks at a version number.  Normal context (nothing here would mind another). */
+/* Chooses the layout: the only place that looks at a version number.  Normal context (nothing here would mind another).
+ */
 #include <string.h>
 
 #include "layout/layout.h"
@@ -44,8 +45,7 @@ static enum fp_status take_debug_offsets(struct fp_target *t, struct fp_reader *
 
     if (!fp_read(r, &head, t->runtime, sizeof(head)))
         return FP_UNREADABLE;
-    if (memcmp(head.cookie, "xdebugpy", 8) != 0 || head.version != t->version ||
-        head.free_threaded != t->free_threaded)
+    if (memcmp(head.cookie, "xdebugpy", 8) != 0 || head.version != t->version || head.free_threaded != t->free_threaded)
         return FP_BAD_DEBUG_OFFSETS;
     for (size_t i = 0; i < FP_COUNT(debug_entries); i++) {
         const struct debug_entry *e = &debug_entries[i];

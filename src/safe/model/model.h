@@ -5,7 +5,8 @@
 #include "base/base.h"
 
 /* A string of the interpreter as ASCII: printable characters as they are, all others as \xhh, \uhhhh or \Uhhhhhhhh
-   (the form of faulthandler, Python's backslashreplace).  Not terminated; valid until the walk goes to the next frame. */
+   (the form of faulthandler, Python's backslashreplace).  Not terminated; valid until the walk goes to the next frame.
+ */
 struct fp_text {
     const char *data; /* NULL: unavailable */
     uint32_t size;    /* bytes */
@@ -14,9 +15,9 @@ struct fp_text {
 
 /* One frame, most recent first. */
 struct fp_frame {
-    fp_addr code;     /* its code object */
-    int32_t lasti;    /* byte offset of the instruction in the code object; negative: not started */
-    int32_t line;     /* 1-based; -1: unknown */
+    fp_addr code;  /* its code object */
+    int32_t lasti; /* byte offset of the instruction in the code object; negative: not started */
+    int32_t line;  /* 1-based; -1: unknown */
     struct fp_text file, name;
     enum fp_status status; /* FP_OK, or why the strings and the line are unavailable */
 };

@@ -20,8 +20,8 @@ enum fp_reader_kind {
 
 struct fp_reader {
     enum fp_reader_kind kind;
-    bool guarded;   /* kind == FP_READER_GUARD: loads are inlined */
-    uint32_t fault; /* not 0: a load has failed since the caller last cleared it */
+    bool guarded;          /* kind == FP_READER_GUARD: loads are inlined */
+    uint32_t fault;        /* not 0: a load has failed since the caller last cleared it */
     fp_addr fault_address; /* of the last failed copy or load by the readers other than the guard */
     int fds[2];            /* open only while a dump runs: the memory file, or the pipe's two ends; else -1 */
     void *context;         /* for FP_READER_TEST */
@@ -47,20 +47,20 @@ FP_HIDDEN int fp_guard_copy(void *to, const void *from, size_t n);
 
 /* One guarded load instruction: `mov` reads into `value`; when it faults, the value becomes 0 and *fault 1.
    The exception table entry pairs the instruction with its fix-up, both relative to the entry. */
-#define FP_GUARD_LOAD(mov, constraint, value, address, fault)                                     \
-    __asm__ volatile("1: " mov "\n"                                                               \
-                     "2:\n"                                                                       \
-                     ".pushsection .text.fp_fixup, \"ax\", @progbits\n"                           \
-                     "3: movl $1, %[f]\n"                                                         \
-                     "xorl %k[v], %k[v]\n"                                                        \
-                     "jmp 2b\n"                                                                   \
-                     ".popsection\n"                                                              \
-                     ".pushsection fp_extable, \"a\", @progbits\n"                                \
-                     ".balign 4\n"                                                                \
-                     ".long 1b - .\n"                                                             \
-                     ".long 3b - .\n"                                                             \
-                     ".popsection"                                                                \
-                     : [v] constraint(value), [f] "+m"(*(fault))                                  \
+#define FP_GUARD_LOAD(mov, constraint, value, address, fault)                                                          \
+    __asm__ volatile("1: " mov "\n"                                                                                    \
+                     "2:\n"                                                                                            \
+                     ".pushsection .text.fp_fixup, \"ax\", @progbits\n"                                                \
+                     "3: movl $1, %[f]\n"                                                                              \
+                     "xorl %k[v], %k[v]\n"                                                                             \
+                     "jmp 2b\n"                                                                                        \
+                     ".popsection\n"                                                                                   \
+                     ".pushsection fp_extable, \"a\", @progbits\n"                                                     \
+                     ".balign 4\n"                                                                                     \
+                     ".long 1b - .\n"                                                                                  \
+                     ".long 3b - .\n"                                                                                  \
+                     ".popsection"                                                                                     \
+                     : [v] constraint(value), [f] "+m"(*(fault))                                                       \
                      : [p] "m"(*(const char *)(uintptr_t)(address)))
 
 static inline uint64_t fp_guard_load64(uint32_t *fault, fp_addr address)

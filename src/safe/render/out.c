@@ -1,34 +1,31 @@
-/* The buffered writer.  Any context: its system calls are write, poll and fstat, with pthread_sigmask and sigtimedwait
+/* The buffered writer.  Any context: its system calls are write, poll and lseek, with pthread_sigmask and sigtimedwait
    around the write for SIGPIPE (all in man 7 signal-safety, but sigtimedwait, a bare system call in glibc). */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "render/out.h"
 #include "walk/walk.h"
 
-enum { PIPE_ROOM = 4096, MEM_DEVICES = 1 };
+enum { PIPE_ROOM = 4096 };
 
-/* Regular files and /dev/null take everything at once; whatever else may be full. */
+/* Regular files and /dev/null take everything at once; whatever can't seek (pipe, socket, terminal) may be full. */
 static bool may_block(int fd)
 {
-    struct stat st;
-    if (fstat(fd, &st) != 0)
-        return true;
-    return !S_ISREG(st.st_mode) && !(S_ISCHR(st.st_mode) && major(st.st_rdev) == MEM_DEVICES);
+    return lseek(fd, 0, SEEK_CUR) < 0;
 }
 
 void fp_out_init(struct fp_out *o, int fd, int64_t deadline_ns)
 {
     o->fd = fd;
     o->error = 0;
+    int saved = errno;
     o->patient = may_block(fd);
+    errno = saved;
     o->deadline_ns = deadline_ns;
     o->used = 0;
     o->flushed = 0;
@@ -97,6 +94,15 @@ void fp_out_flush(struct fp_out *o)
     o->flushed += o->used;
     o->used = 0;
     errno = saved;
+}
+
+char *fp_out_room(struct fp_out *o, size_t size)
+{
+    if (size > FP_OUT_SIZE)
+        return NULL;
+    if (size > FP_OUT_SIZE - o->used)
+        fp_out_flush(o);
+    return o->buffer + o->used;
 }
 
 void fp_out_bytes(struct fp_out *o, const char *data, size_t size)

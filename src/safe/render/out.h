@@ -24,6 +24,14 @@ FP_HIDDEN void fp_out_decimal(struct fp_out *out, uint64_t value);
 /* Lower-case hexadecimal with "0x", at least `digits` of them. */
 FP_HIDDEN void fp_out_hex(struct fp_out *out, uint64_t value, int digits);
 
+/* Room for `size` bytes in one piece, to be filled by the caller and then counted with fp_out_filled; NULL if the
+   buffer can't hold so much. */
+FP_HIDDEN char *fp_out_room(struct fp_out *out, size_t size);
+static inline void fp_out_filled(struct fp_out *out, const char *end)
+{
+    out->used = (uint32_t)(end - out->buffer);
+}
+
 #define FP_OUT_LITERAL(out, literal) fp_out_bytes(out, literal, sizeof(literal) - 1)
 
 /* Where the text stands, to take it back to: only what hasn't been written can be. */

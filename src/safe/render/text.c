@@ -1,27 +1,30 @@
-/* faulthandler's text.  Any context: open, read and close for a thread's name (man 7 signal-safety). */
+/* faulthandler's text.  Any context: openat, read and close for a thread's name (man 7 signal-safety). */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "render/text.h"
+#include "walk/walk.h"
+
+_Static_assert(FP_OUT_SIZE > FP_TEXT_ARENA + 64, "a row fits into the buffer");
 
 enum { COMM_SIZE = 16 }; /* TASK_COMM_LEN of Linux, with the newline in place of the terminator */
 
 /* The kernel's name of a thread of this process, as pthread_getname_np() reads it; its length, 0 if there is none. */
-static size_t thread_name(uint64_t native_id, char name[COMM_SIZE])
+static size_t thread_name(int tasks, uint64_t native_id, char name[COMM_SIZE])
 {
-    char path[64] = "/proc/self/task/", digits[20];
-    size_t at = strlen(path), n = sizeof(digits);
+    char path[32], digits[20];
+    size_t n = sizeof(digits);
     int saved = errno;
 
     do {
         digits[--n] = (char)('0' + native_id % 10);
         native_id /= 10;
     } while (native_id != 0);
-    memcpy(path + at, digits + n, sizeof(digits) - n);
-    memcpy(path + at + sizeof(digits) - n, "/comm", sizeof("/comm"));
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    memcpy(path, digits + n, sizeof(digits) - n);
+    memcpy(path + sizeof(digits) - n, "/comm", sizeof("/comm"));
+    int fd = openat(tasks, path, O_RDONLY | O_CLOEXEC);
     ssize_t got = fd >= 0 ? read(fd, name, COMM_SIZE) : -1;
     if (fd >= 0)
         close(fd);
@@ -29,10 +32,10 @@ static size_t thread_name(uint64_t native_id, char name[COMM_SIZE])
     return got > 0 ? (size_t)got - 1 : 0;
 }
 
-void fp_text_thread(struct fp_out *o, const struct fp_thread *t, bool with_name)
+void fp_text_thread(struct fp_out *o, const struct fp_thread *t, int tasks)
 {
     char name[COMM_SIZE];
-    size_t n = with_name && t->native_id != 0 ? thread_name(t->native_id, name) : 0;
+    size_t n = tasks >= 0 && t->native_id != 0 ? thread_name(tasks, t->native_id, name) : 0;
 
     if (t->current)
         FP_OUT_LITERAL(o, "Current thread ");
@@ -47,35 +50,52 @@ void fp_text_thread(struct fp_out *o, const struct fp_thread *t, bool with_name)
     FP_OUT_LITERAL(o, " (most recent call first):\n");
 }
 
-static void text(struct fp_out *o, const struct fp_text *t)
+static char *put(char *to, const char *data, size_t size)
 {
-    fp_out_bytes(o, t->data, t->size);
+    memcpy(to, data, size);
+    return to + size;
+}
+
+#define PUT(to, literal) put(to, literal, sizeof(literal) - 1)
+
+static char *put_text(char *to, const struct fp_text *t, const char *quote)
+{
+    if (t->data == NULL)
+        return PUT(to, "???");
+    to = put(to, quote, strlen(quote));
+    to = put(to, t->data, t->size);
     if (t->cut)
-        FP_OUT_LITERAL(o, "...");
+        to = PUT(to, "...");
+    return put(to, quote, strlen(quote));
+}
+
+static char *put_line(char *to, int32_t line)
+{
+    char digits[10];
+    size_t at = sizeof(digits);
+    if (line < 0)
+        return PUT(to, "???");
+    do {
+        digits[--at] = (char)('0' + line % 10);
+        line /= 10;
+    } while (line != 0);
+    return put(to, digits + at, sizeof(digits) - at);
 }
 
 void fp_text_frame(struct fp_out *o, const struct fp_frame *f)
 {
-    FP_OUT_LITERAL(o, "  File ");
-    if (f->file.data != NULL) {
-        FP_OUT_LITERAL(o, "\"");
-        text(o, &f->file);
-        FP_OUT_LITERAL(o, "\"");
-    }
-    else {
-        FP_OUT_LITERAL(o, "???");
-    }
-    FP_OUT_LITERAL(o, ", line ");
-    if (f->line >= 0)
-        fp_out_decimal(o, (uint64_t)f->line);
-    else
-        FP_OUT_LITERAL(o, "???");
-    FP_OUT_LITERAL(o, " in ");
-    if (f->name.data != NULL)
-        text(o, &f->name);
-    else
-        FP_OUT_LITERAL(o, "???");
-    FP_OUT_LITERAL(o, "\n");
+    enum { FIXED = 64 }; /* more than all but the two texts */
+    char *to = fp_out_room(o, FIXED + f->file.size + f->name.size);
+    if (to == NULL)
+        return; /* can't be: the arena of a walk is smaller than the buffer */
+    to = PUT(to, "  File ");
+    to = put_text(to, &f->file, "\"");
+    to = PUT(to, ", line ");
+    to = put_line(to, f->line);
+    to = PUT(to, " in ");
+    to = put_text(to, &f->name, "");
+    to = PUT(to, "\n");
+    fp_out_filled(o, to);
 }
 
 void fp_text_end(struct fp_out *o, enum fp_status status, fp_addr bad_address)

@@ -5,8 +5,9 @@
 #include "model/model.h"
 #include "render/out.h"
 
-/* "Thread 0x... [name] (most recent call first):" or "Current thread ...".  with_name: 3.14 and later print names. */
-FP_HIDDEN void fp_text_thread(struct fp_out *out, const struct fp_thread *thread, bool with_name);
+/* "Thread 0x... [name] (most recent call first):" or "Current thread ...".  tasks: a descriptor of /proc/self/task, to
+   print names (3.14 and later); -1: none. */
+FP_HIDDEN void fp_text_thread(struct fp_out *out, const struct fp_thread *thread, int tasks);
 /* '  File "...", line N in name' with "???" for what is unavailable. */
 FP_HIDDEN void fp_text_frame(struct fp_out *out, const struct fp_frame *frame);
 /* Why a stack ends before its root: "  <...>"; nothing for FP_OK. */

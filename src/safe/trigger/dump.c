@@ -1,5 +1,9 @@
 /* The dump: which threads, which frames, in faulthandler's text.  Any context. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "render/text.h"
 #include "trigger/dump.h"
@@ -11,10 +15,12 @@ struct dump {
     struct fp_walk *walk;
     struct fp_out *out;
     const struct fp_dump_options *options;
-    fp_addr current;   /* the current thread's state; 0: none */
-    fp_addr held_gil;  /* interpreters whose GIL is this one stand still; 0: none does */
-    bool current_own;  /* the current thread is the calling one */
-    uint64_t shown;    /* threads */
+    const struct fp_dump_caller *caller;
+    fp_addr current;  /* the current thread's state; 0: none */
+    fp_addr held_gil; /* interpreters whose GIL is this one stand still; 0: none does */
+    bool current_own; /* the current thread is the calling one */
+    uint64_t shown;   /* threads */
+    int tasks;        /* a descriptor of /proc/self/task for the dump's time, for thread names; -1: none */
 };
 
 /* Which lock stops the threads of an interpreter: its GIL's address; before 3.12 there is one for all. */
@@ -33,26 +39,30 @@ static bool more_frames(struct dump *d, uint64_t shown)
 {
     if (shown < d->options->max_frames)
         return true;
-    FP_OUT_LITERAL(d->out, "  ...\n");
+    if (d->options->style.frames_cut)
+        FP_OUT_LITERAL(d->out, "  ...\n");
     return false;
 }
 
-/* A row that was just written, to write it again for a recursive call. */
-struct row {
-    fp_addr code, instr;
-    struct fp_out_mark from;
-};
-
-static bool repeat_row(struct fp_out *o, const struct fp_raw *raw, const struct row *last)
+/* Threads of a pool wait at the same places and recursive calls look alike: their rows are written again as they are.
+ */
+static bool repeat_row(struct dump *d, const struct fp_row *row, fp_addr code, uint64_t key)
 {
-    if (raw->code != last->code || raw->instr != last->instr || o->flushed != last->from.flushed)
+    if (row->size == 0 || row->code != code || row->key != key)
         return false;
-    uint32_t size = o->used - last->from.used;
-    if (size > FP_OUT_SIZE - o->used)
-        return false;
-    memcpy(o->buffer + o->used, o->buffer + last->from.used, size);
-    o->used += size;
+    fp_out_bytes(d->out, d->session->row_text + row->at, row->size);
     return true;
+}
+
+static void remember_row(struct dump *d, struct fp_row *row, fp_addr code, uint64_t key, struct fp_out_mark from)
+{
+    struct fp_session *s = d->session;
+    uint32_t size = d->out->used - from.used;
+    if (d->out->flushed != from.flushed || size > FP_ROW_TEXT - s->row_used)
+        return;
+    memcpy(s->row_text + s->row_used, d->out->buffer + from.used, size);
+    *row = (struct fp_row){code, key, s->row_used, size};
+    s->row_used += size;
 }
 
 static void show_frame(struct dump *d, const struct fp_frame *frame)
@@ -63,24 +73,31 @@ static void show_frame(struct dump *d, const struct fp_frame *frame)
         fp_text_frame(d->out, frame);
 }
 
-/* The rows of walk->raw; false when the limit is reached. */
-static bool show_rows(struct dump *d, uint64_t *shown, struct row *last)
+static void show_still_row(struct dump *d, const struct fp_raw *raw)
 {
-    bool pointers = d->walk->target->layout.instr_kind == FP_INSTR_POINTER;
+    uint64_t key = fp_frame_key(d->walk, raw);
+    struct fp_row *row = &d->session->rows[(raw->code >> 4 ^ raw->code >> 12 ^ key >> 1) % FP_ROWS];
+    struct fp_out_mark from = fp_out_mark(d->out);
+    struct fp_frame frame;
+
+    if (repeat_row(d, row, raw->code, key))
+        return;
+    fp_frame_decode(d->walk, raw, &frame);
+    show_frame(d, &frame);
+    if (frame.status == FP_OK)
+        remember_row(d, row, raw->code, key, from);
+}
+
+/* The rows of walk->raw; false when the limit is reached. */
+static bool show_rows(struct dump *d, uint64_t *shown)
+{
     for (uint32_t i = 0; i < d->walk->n_raw; i++) {
-        const struct fp_raw *raw = &d->walk->raw[i];
-        struct fp_frame frame;
-        if (fp_raw_hidden(d->walk, raw))
+        if (fp_raw_hidden(d->walk, &d->walk->raw[i]))
             continue;
         if (!more_frames(d, *shown))
             return false;
         ++*shown;
-        struct fp_out_mark mark = fp_out_mark(d->out);
-        if (!pointers || !repeat_row(d->out, raw, last)) {
-            fp_frame_decode(d->walk, raw, &frame);
-            show_frame(d, &frame);
-        }
-        *last = (struct row){raw->code, raw->instr, mark};
+        show_still_row(d, &d->walk->raw[i]);
     }
     return true;
 }
@@ -89,7 +106,6 @@ static bool show_rows(struct dump *d, uint64_t *shown, struct row *last)
 static void show_still(struct dump *d, fp_addr tstate)
 {
     struct fp_walk *w = d->walk;
-    struct row last = {0};
     uint64_t shown = 0, read = 0;
     fp_addr from = 0;
     enum fp_status status;
@@ -97,7 +113,7 @@ static void show_still(struct dump *d, fp_addr tstate)
     do {
         status = fp_chain_read(w, tstate, from, CHUNK);
         read += w->n_raw;
-        if (!show_rows(d, &shown, &last))
+        if (!show_rows(d, &shown))
             return;
         if (w->n_raw > 0)
             from = w->raw[w->n_raw - 1].previous;
@@ -107,20 +123,27 @@ static void show_still(struct dump *d, fp_addr tstate)
     fp_text_end(d->out, status == FP_OK && shown == 0 ? FP_NO_FRAME : status, w->bad_address);
 }
 
-/* FNV-1a over what the two readings of a frame have to agree on. */
+/* A multiplicative hash, 8 bytes at a time, over what the two readings of a frame have to agree on. */
 static uint64_t mix(uint64_t hash, const void *data, size_t size)
 {
-    const unsigned char *bytes = data;
-    for (size_t i = 0; i < size; i++)
-        hash = (hash ^ bytes[i]) * 0x100000001b3;
-    return hash;
+    const char *bytes = data;
+    uint64_t word;
+    for (; size >= 8; size -= 8, bytes += 8) {
+        memcpy(&word, bytes, 8);
+        hash = (hash ^ word) * 0x9e3779b97f4a7c15;
+        hash ^= hash >> 29;
+    }
+    word = size;
+    memcpy(&word, bytes, size);
+    hash = (hash ^ word ^ (uint64_t)size << 56) * 0x9e3779b97f4a7c15;
+    return hash ^ hash >> 32;
 }
 
 static uint64_t frame_hash(const struct fp_frame *f)
 {
     uint64_t hash = 0xcbf29ce484222325;
-    hash = mix(hash, &f->line, sizeof(f->line));
-    hash = mix(hash, &f->lasti, sizeof(f->lasti));
+    const int32_t numbers[] = {f->line, f->lasti};
+    hash = mix(hash, numbers, sizeof(numbers));
     if (f->file.data != NULL)
         hash = mix(hash, f->file.data, f->file.size);
     return f->name.data != NULL ? mix(hash, f->name.data, f->name.size) : hash;
@@ -177,8 +200,7 @@ static void show_running(struct dump *d, const struct fp_thread *thread)
         status = fp_snapshot_read(w, thread->tstate);
         if (status == FP_NO_FRAME)
             break;
-        bool whole = status == FP_OK && hash_rows(d, d->session->hashes, &n) &&
-                     show_hashed(d, d->session->hashes, n);
+        bool whole = status == FP_OK && hash_rows(d, d->session->hashes, &n) && show_hashed(d, d->session->hashes, n);
         if (whole && fp_thread_alive(w, thread))
             return;
         if (!fp_thread_alive(w, thread))
@@ -222,7 +244,7 @@ static void show_thread(struct dump *d, fp_addr tstate)
         fp_text_end(d->out, status, tstate);
         return;
     }
-    fp_text_thread(d->out, &thread, d->options->style.thread_names);
+    fp_text_thread(d->out, &thread, d->tasks);
     if (thread.current && thread.collecting)
         FP_OUT_LITERAL(d->out, "  Garbage-collecting\n");
     show_frames(d, &thread);
@@ -240,6 +262,18 @@ static bool current_in_reach(struct dump *d, fp_addr interp)
     return false;
 }
 
+static bool told_to_stop(struct dump *d)
+{
+    const struct fp_dump_caller *c = d->caller;
+    if (c->stop != NULL && __atomic_load_n(c->stop, __ATOMIC_RELAXED) != c->stop_if_not)
+        return true;
+    if (fp_now_ns() <= d->walk->deadline_ns)
+        return false;
+    FP_OUT_LITERAL(d->out, "\n");
+    fp_text_end(d->out, FP_TIME, 0);
+    return true;
+}
+
 /* The threads of one interpreter; false when the report is at its end. */
 static bool show_interp(struct dump *d, fp_addr interp, bool skip_current, uint64_t *budget)
 {
@@ -250,11 +284,8 @@ static bool show_interp(struct dump *d, fp_addr interp, bool skip_current, uint6
             FP_OUT_LITERAL(d->out, "\n...\n");
             return false;
         }
-        if (fp_now_ns() > d->walk->deadline_ns) {
-            FP_OUT_LITERAL(d->out, "\n");
-            fp_text_end(d->out, FP_TIME, 0);
+        if (told_to_stop(d))
             return false;
-        }
         next = fp_thread_next(d->walk, t);
         if (!(skip_current && t == d->current)) {
             show_thread(d, t);
@@ -274,14 +305,29 @@ static fp_addr interp_of(struct fp_walk *w, fp_addr tstate)
     return fp_reader_faulted(w->reader) ? 0 : interp;
 }
 
-/* The interpreter of the current thread first, then the others. */
+/* Whose threads come first: the current thread's interpreter, the caller's, the main one (the oldest, last listed). */
+static fp_addr first_interp(struct dump *d)
+{
+    fp_addr own = interp_of(d->walk, d->current), last = 0;
+    int interps = 0;
+    for (fp_addr i = fp_interp_first(d->walk); i != 0 && interps++ < FP_INTERPS_MAX; i = fp_interp_next(d->walk, i)) {
+        if (i == d->caller->interp && own == 0)
+            own = i;
+        last = i;
+    }
+    return own ? own : last;
+}
+
+/* That interpreter first, then the others. */
 static void show_all(struct dump *d)
 {
     uint64_t budget = d->options->max_threads;
-    fp_addr own = interp_of(d->walk, d->current);
-    bool skip = own != 0 && !current_in_reach(d, own);
+    fp_addr own = first_interp(d);
+    bool skip = d->current != 0 && !current_in_reach(d, own);
     int interps = 0;
 
+    if (own == 0)
+        fp_text_end(d->out, FP_UNREADABLE, d->walk->target->runtime);
     if (skip)
         show_thread(d, d->current);
     if (own != 0 && !show_interp(d, own, skip, &budget))
@@ -321,9 +367,7 @@ static void show_module(void *context, const struct fp_text *name)
 static void show_modules(struct dump *d)
 {
     struct module_list list = {d->out, 0};
-    fp_addr interp = interp_of(d->walk, d->current);
-    for (fp_addr i = interp ? 0 : fp_interp_first(d->walk); i != 0; i = fp_interp_next(d->walk, i))
-        interp = i; /* the main interpreter is the oldest, and the list starts with the newest */
+    fp_addr interp = first_interp(d);
     if (interp == 0)
         return;
     fp_modules_each(d->walk, interp, show_module, &list);
@@ -340,7 +384,8 @@ enum fp_status fp_dump(const struct fp_target *target, const struct fp_dump_opti
     struct fp_session *s = fp_session_acquire(target, true, options->budget_ns);
     if (s == NULL)
         return FP_NO_READER;
-    struct dump d = {.session = s, .walk = &s->walk, .out = s->out, .options = options};
+    struct dump d = {.session = s, .walk = &s->walk, .out = s->out, .options = options, .caller = caller, .tasks = -1};
+    int saved = errno;
     s->walk.deadline_ns = fp_now_ns() + options->budget_ns;
     s->walk.max_chars = options->max_chars;
     fp_out_init(d.out, options->fd, s->walk.deadline_ns);
@@ -350,6 +395,8 @@ enum fp_status fp_dump(const struct fp_target *target, const struct fp_dump_opti
     fp_addr interp = interp_of(&s->walk, d.current);
     if (interp != 0 && caller->is_this_thread && fp_gil_holder(&s->walk, interp) == d.current)
         d.held_gil = gil_of(&s->walk, interp);
+    if (options->all_threads && options->style.thread_names)
+        d.tasks = open("/proc/self/task", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (options->all_threads)
         show_all(&d);
     else
@@ -357,6 +404,9 @@ enum fp_status fp_dump(const struct fp_target *target, const struct fp_dump_opti
     if (with_modules && options->style.modules)
         show_modules(&d);
     fp_out_flush(d.out);
+    if (d.tasks >= 0)
+        close(d.tasks);
+    errno = saved;
     enum fp_status status = d.out->error ? FP_LIMIT : FP_OK;
     fp_session_release(s);
     return status;

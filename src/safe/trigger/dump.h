@@ -14,6 +14,8 @@ enum {
 /* What text the running interpreter writes. */
 struct fp_style {
     bool thread_names; /* 3.14 and later */
+    bool fpe_hyphen;   /* "Floating-point exception": 3.13 and later; before: "Floating point exception" */
+    bool frames_cut;   /* "  ..." after the last frame that max_frames lets through */
     bool modules;      /* the extension modules line: 3.10 and later */
 };
 
@@ -31,6 +33,10 @@ struct fp_dump_options {
 struct fp_dump_caller {
     uint64_t thread_id;  /* pthread_self() of the thread whose stack is "current"; 0: no thread is */
     bool is_this_thread; /* that thread is the calling one, so that its stack stands still */
+    fp_addr interp;      /* without a current thread: the interpreter whose threads come first; 0: the main one */
+    /* The dump stops between two threads when *stop is no longer stop_if_not; NULL: it doesn't. */
+    const uint64_t *stop;
+    uint64_t stop_if_not;
 };
 
 /* Writes the stacks.  `header` goes first, as it is.  Returns FP_OK, or why there is less than asked for. */
@@ -38,13 +44,25 @@ FP_HIDDEN enum fp_status fp_dump(const struct fp_target *target, const struct fp
                                  const struct fp_dump_caller *caller, const char *header, size_t header_size,
                                  bool with_modules);
 
-/* A walk and a buffer for other users of the walk (the C API, self-checks): one of a fixed number; NULL if all are in use
-   for longer than the budget.  Release it soon: a fatal report may be waiting. */
+/* A row that was written before, by code object and fp_frame_key(); only of frames that stand still. */
+struct fp_row {
+    fp_addr code;
+    uint64_t key;
+    uint32_t at, size; /* in fp_session.row_text; size 0: empty */
+};
+
+enum { FP_ROWS = 256, FP_ROW_TEXT = 32 << 10 };
+
+/* A walk and a buffer for other users of the walk (the C API, self-checks): one of a fixed number; NULL if all are in
+   use for longer than the budget.  Release it soon: a fatal report may be waiting. */
 struct fp_session {
     struct fp_reader reader;
     struct fp_walk walk;
     struct fp_walk_memory memory;
     struct fp_out *out;
+    struct fp_row rows[FP_ROWS];
+    uint32_t row_used;
+    char row_text[FP_ROW_TEXT];
     uint64_t hashes[FP_CHAIN_MAX]; /* what the first decoding of a running thread's frames gave */
 };
 FP_HIDDEN struct fp_session *fp_session_acquire(const struct fp_target *target, bool exact, int64_t budget_ns);

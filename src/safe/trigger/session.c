@@ -2,13 +2,14 @@
 #define _GNU_SOURCE
 #include <signal.h>
 #include <stdatomic.h>
+#include <string.h>
 #include <time.h>
 
 #include "trigger/dump.h"
 #include "trigger/signals.h"
 
-/* More than the dumps that can be under way at once without one waiting: a watchdog, a fatal report, several nested user
-   signals.  Untouched pages cost no memory. */
+/* More than the dumps that can be under way at once without one waiting: a watchdog, a fatal report, several nested
+   user signals.  Untouched pages cost no memory. */
 enum { SESSIONS = 8 };
 
 static struct {
@@ -66,6 +67,8 @@ struct fp_session *fp_session_acquire(const struct fp_target *target, bool exact
         fp_session_release(s);
         return NULL;
     }
+    memset(s->rows, 0, sizeof(s->rows));
+    s->row_used = 0;
     fp_walk_init(&s->walk, &s->reader, target, exact);
     return s;
 }

@@ -1,6 +1,5 @@
-/* The handlers of the fatal signals, which are also the guard's.
+/* The handler of the fatal signals, which is also the guard's.  Signal handler.
  *
- * The handler runs on the signal path; enable, disable and require run in normal context under one lock.
  * Order in the handler: a guarded read that faulted goes on at its fix-up; then, while only the guard is on, the signal
  * goes to who had it before us; then the report; then the signal is handed back, so that a core dump, a debugger and
  * the parent's wait status show what they would have shown without us.
@@ -16,32 +15,24 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-#include "trigger/signals.h"
+#include "trigger/fatals.h"
 
 /* FATAL(signal, name as faulthandler prints it, also the guard's) */
-#define FATAL_SIGNALS(FATAL)                          \
-    FATAL(SIGBUS, "Bus error", true)                  \
-    FATAL(SIGILL, "Illegal instruction", false)       \
-    FATAL(SIGFPE, "Floating-point exception", false)  \
-    FATAL(SIGABRT, "Aborted", false)                  \
+#define FATAL_SIGNALS(FATAL)                                                                                           \
+    FATAL(SIGBUS, "Bus error", true)                                                                                   \
+    FATAL(SIGILL, "Illegal instruction", false)                                                                        \
+    FATAL(SIGFPE, "Floating-point exception", false)                                                                   \
+    FATAL(SIGABRT, "Aborted", false)                                                                                   \
     FATAL(SIGSEGV, "Segmentation fault", true)
 
-static struct fatal {
-    int signo;
-    const char *name;
-    bool guard;
-    atomic_bool installed;
-    struct sigaction previous; /* written before `installed` is set */
-} fatals[] = {
+struct fp_fatal fp_fatals[] = {
 #define FATAL(signo, name, guard) {signo, name, guard, false, {.sa_flags = 0}},
     FATAL_SIGNALS(FATAL)
 #undef FATAL
 };
+_Static_assert(FP_COUNT(fp_fatals) == FP_FATALS, "the table has a row for each fatal signal");
 
-static pthread_mutex_t control = PTHREAD_MUTEX_INITIALIZER; /* normal context only */
-static bool guard_required;                                 /* under control */
-static struct fp_fatal_config configs[2];                   /* the one that isn't published is free for writing */
-static _Atomic(struct fp_fatal_config *) published;         /* NULL: not enabled */
+_Atomic(struct fp_fatal_config *) fp_fatal_published;
 
 /* The thread that writes a fatal report, by kernel thread id; 0: none.  It stays set while the process dies. */
 static atomic_int reporter;
@@ -55,11 +46,11 @@ static struct {
 
 static void on_fatal(int signo, siginfo_t *info, void *context);
 
-static struct fatal *find(int signo)
+static struct fp_fatal *find(int signo)
 {
-    for (size_t i = 0; i < FP_COUNT(fatals); i++)
-        if (fatals[i].signo == signo)
-            return &fatals[i];
+    for (size_t i = 0; i < FP_FATALS; i++)
+        if (fp_fatals[i].signo == signo)
+            return &fp_fatals[i];
     return NULL;
 }
 
@@ -82,7 +73,7 @@ bool fp_guard_ready(void)
     return !sigismember(&blocked, SIGSEGV) && !sigismember(&blocked, SIGBUS);
 }
 
-static int install(struct fatal *f)
+int fp_fatal_install(struct fp_fatal *f)
 {
     /* SA_NODEFER: a guarded read inside the handler may fault too.  SA_ONSTACK: the stack may be what is used up. */
     struct sigaction action = {.sa_sigaction = on_fatal, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
@@ -101,54 +92,15 @@ static int install(struct fatal *f)
 }
 
 /* Puts back what was there before us, unless somebody has taken the signal since. */
-static void restore(struct fatal *f)
+void fp_fatal_restore(struct fp_fatal *f)
 {
     if (atomic_exchange(&f->installed, false) && is_ours(f->signo))
         sigaction(f->signo, &f->previous, NULL);
 }
 
-static void install_guard(void)
-{
-    for (size_t i = 0; i < FP_COUNT(fatals); i++)
-        if (fatals[i].guard)
-            (void)install(&fatals[i]);
-}
-
-void fp_guard_require(void)
-{
-    pthread_mutex_lock(&control);
-    guard_required = true;
-    install_guard();
-    pthread_mutex_unlock(&control);
-}
-
-int fp_fatal_enable(const struct fp_fatal_config *config)
-{
-    int error = 0;
-    pthread_mutex_lock(&control);
-    struct fp_fatal_config *free_one = atomic_load(&published) == &configs[0] ? &configs[1] : &configs[0];
-    *free_one = *config;
-    atomic_store(&published, free_one);
-    for (size_t i = 0; i < FP_COUNT(fatals) && error == 0; i++)
-        error = install(&fatals[i]);
-    pthread_mutex_unlock(&control);
-    return error;
-}
-
-bool fp_fatal_disable(void)
-{
-    pthread_mutex_lock(&control);
-    bool was = atomic_exchange(&published, NULL) != NULL;
-    for (size_t i = 0; was && i < FP_COUNT(fatals); i++)
-        if (!(fatals[i].guard && guard_required))
-            restore(&fatals[i]);
-    pthread_mutex_unlock(&control);
-    return was;
-}
-
 bool fp_fatal_is_enabled(void)
 {
-    return atomic_load(&published) != NULL;
+    return atomic_load(&fp_fatal_published) != NULL;
 }
 
 /* Sent by a process or thread (kill, tgkill, sigqueue), not raised by an instruction: man 2 sigaction, si_code. */
@@ -165,16 +117,16 @@ static void resend(int signo, siginfo_t *info)
 }
 
 /* Gives one signal back to who had it before: an instruction that faulted will fault again when we return. */
-static void hand_back(struct fatal *f, siginfo_t *info)
+static void hand_back(struct fp_fatal *f, siginfo_t *info)
 {
-    restore(f);
+    fp_fatal_restore(f);
     if (was_sent(info))
         resend(f->signo, info);
 }
 
 /* While only the guard is on: as if we weren't there.  A previous handler is called, so that the guard stays; SIG_DFL
    and SIG_IGN are put back. */
-static void pass_on(struct fatal *f, siginfo_t *info, void *context)
+static void pass_on(struct fp_fatal *f, siginfo_t *info, void *context)
 {
     const struct sigaction *p = &f->previous;
     sigset_t mask = p->sa_mask, before;
@@ -201,13 +153,18 @@ static size_t append(char *to, size_t at, const char *text)
     return at + n;
 }
 
-static void report(const struct fp_fatal_config *config, const struct fatal *f)
+static const char *name_of(const struct fp_fatal *f, const struct fp_style *style)
+{
+    return f->signo == SIGFPE && !style->fpe_hyphen ? "Floating point exception" : f->name;
+}
+
+static void report(const struct fp_fatal_config *config, const struct fp_fatal *f)
 {
     char header[80];
     size_t n = append(header, 0, "Fatal Python error: ");
-    n = append(header, n, f->name);
+    n = append(header, n, name_of(f, &config->dump.style));
     n = append(header, n, "\n\n");
-    const struct fp_dump_caller caller = {(uint64_t)pthread_self(), true};
+    const struct fp_dump_caller caller = {.thread_id = (uint64_t)pthread_self(), .is_this_thread = true};
     (void)fp_dump(config->target, &config->dump, &caller, header, n, true);
 }
 
@@ -245,8 +202,8 @@ static void name_waiters(const struct fp_fatal_config *config)
         FP_OUT_LITERAL(s->out, "Thread ");
         fp_out_hex(s->out, atomic_load(&waiters[i].thread_id), 16);
         FP_OUT_LITERAL(s->out, " crashed too: ");
-        const struct fatal *f = find(signo);
-        fp_out_bytes(s->out, f->name, strlen(f->name));
+        const char *name = name_of(find(signo), &config->dump.style);
+        fp_out_bytes(s->out, name, strlen(name));
         FP_OUT_LITERAL(s->out, "\n");
     }
     if (s != NULL) {
@@ -258,22 +215,22 @@ static void name_waiters(const struct fp_fatal_config *config)
 /* A fault in our own code outside of the guard: end in the signal that the report was about. */
 static atomic_int reported_signo;
 
-static void give_up(struct fatal *f, siginfo_t *info)
+static void give_up(struct fp_fatal *f, siginfo_t *info)
 {
-    struct fatal *first = find(atomic_load(&reported_signo));
-    restore(f);
+    struct fp_fatal *first = find(atomic_load(&reported_signo));
+    fp_fatal_restore(f);
     if (first == NULL || first == f) {
         hand_back(f, info);
         return;
     }
-    restore(first);
+    fp_fatal_restore(first);
     syscall(SYS_tgkill, getpid(), (pid_t)syscall(SYS_gettid), first->signo);
 }
 
 static void on_fatal(int signo, siginfo_t *info, void *context)
 {
     ucontext_t *uc = context;
-    struct fatal *f = find(signo);
+    struct fp_fatal *f = find(signo);
     greg_t *pc = &uc->uc_mcontext.gregs[REG_RIP];
 
     uintptr_t fixup = f->guard && !was_sent(info) ? fp_guard_fixup((uintptr_t)*pc) : 0;
@@ -282,7 +239,7 @@ static void on_fatal(int signo, siginfo_t *info, void *context)
         return;
     }
     int saved = errno, self = (int)syscall(SYS_gettid), nobody = 0;
-    struct fp_fatal_config *current = atomic_load(&published);
+    struct fp_fatal_config *current = atomic_load(&fp_fatal_published);
     if (current == NULL) {
         pass_on(f, info, context);
         errno = saved;

@@ -10,8 +10,12 @@ struct fp_fatal_config {
     struct fp_dump_options dump;
 };
 
-/* Normal context, any thread.  Installs the handlers of SIGSEGV and SIGBUS for guarded reads if they aren't ours now. */
+/* Normal context, any thread.  Installs the handlers of SIGSEGV and SIGBUS for guarded reads if they aren't ours now.
+ */
 FP_HIDDEN void fp_guard_require(void);
+/* The same, but only if nobody has required it before: a library that took the handlers since keeps them, and the dump
+   picks another reader. */
+FP_HIDDEN void fp_guard_require_once(void);
 /* Is the handler of SIGSEGV and SIGBUS ours, and are both unblocked in this thread?  Any context. */
 FP_HIDDEN bool fp_guard_ready(void);
 

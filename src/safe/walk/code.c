@@ -1,6 +1,4 @@
 /* From a frame to its file, line and name.  Any context. */
-#include <string.h>
-
 #include "walk/walk.h"
 
 enum { ARENA_LOW = 2 * 500 * 10 }; /* two texts of the default limit, escaped */
@@ -56,15 +54,21 @@ int32_t fp_frame_line(struct fp_walk *w, const struct fp_raw *raw, int32_t lasti
     return fp_line_find(w, table + (fp_addr)l->bytes_data, size, first, lasti);
 }
 
+uint64_t fp_frame_key(struct fp_walk *w, const struct fp_raw *raw)
+{
+    if (w->target->layout.instr_kind == FP_INSTR_POINTER)
+        return raw->instr;
+    uint64_t line = (uint32_t)line_of_frame(w, raw);
+    return raw->instr | line << 32;
+}
+
 /* Room for the next frame's texts: what was remembered goes when the arena is full, or when it may have changed. */
 static void make_room(struct fp_walk *w)
 {
-    if (w->exact && !w->slots_stale && w->arena_used + ARENA_LOW <= FP_TEXT_ARENA)
+    if (w->exact && w->arena_used + ARENA_LOW <= FP_TEXT_ARENA)
         return;
     w->arena_used = 0;
-    w->slots_stale = !w->exact;
-    if (w->exact)
-        memset(w->slots, 0, FP_TEXT_SLOTS * sizeof(*w->slots));
+    w->generation++;
 }
 
 void fp_frame_decode(struct fp_walk *w, const struct fp_raw *raw, struct fp_frame *out)

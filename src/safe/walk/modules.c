@@ -79,6 +79,12 @@ static bool equal(const struct fp_text *text, const char *other, size_t size)
     return text->size == size && memcmp(text->data, other, size) == 0;
 }
 
+static bool equal_prefix(const struct fp_text *text, const char *prefix)
+{
+    size_t n = strlen(prefix);
+    return text->size >= n && memcmp(text->data, prefix, n) == 0;
+}
+
 /* Looks through a frozenset's table for a name of `size` bytes. */
 static bool in_set(struct fp_walk *w, fp_addr set, const char *name, size_t size)
 {
@@ -132,7 +138,7 @@ uint32_t fp_modules_each(struct fp_walk *w, fp_addr interp, void (*show)(void *,
     uint32_t shown = 0;
 
     w->exact = false; /* texts come and go here: none is remembered */
-    w->slots_stale = true;
+    w->generation++;
     fp_addr modules = fp_load64(w->reader, interp + (fp_addr)w->target->layout.interp_modules);
     if (fp_reader_faulted(w->reader) || !entries_of(w, modules, &e))
         return 0;
@@ -146,6 +152,8 @@ uint32_t fp_modules_each(struct fp_walk *w, fp_addr interp, void (*show)(void *,
             continue;
         const char *dot = memchr(text.data, '.', text.size);
         size_t top = dot ? (size_t)(dot - text.data) : text.size;
+        if (equal_prefix(&text, "faultproof."))
+            continue; /* the reporter itself says nothing about the crash; the standard one is not listed either */
         if (names != 0 && (in_set(w, names, text.data, text.size) || in_set(w, names, text.data, top)))
             continue;
         show(context, &text);

@@ -1,35 +1,53 @@
 /* The frame chain of a thread that runs, read so that the result is a stack that the thread really had.
  *
  * A "sandwich": read all known frames root first (U), then the top pointer (T), then all frames top first (D), then the
- * top pointer again.  Each frame's two readings straddle T, and what lies between them is only the reading of the frames
- * above it: to leave a frame and come back to the same instruction unseen the thread would need as many returns and
- * calls as there are frames above, within that time.  Needs loads in program order, which x86 gives.
+ * top pointer again.  Each frame's two readings straddle T, and what lies between them is only the reading of the
+ * frames above it: to leave a frame and come back to the same instruction unseen the thread would need as many returns
+ * and calls as there are frames above, within that time.  Needs loads in program order, which x86 gives.
+ * docs/coherent-stacks.md has the argument, the races met and the measurements.
  * Any context; sleeps for a microsecond when a thread stands still in the middle of a call.
  */
 #include <time.h>
 
 #include "walk/walk.h"
 
-enum { BUDGET_NS = 200000, MALFORMED_NS = 30000 };
+enum { BUDGET_NS = 200000, MALFORMED_NS = 30000, LAST_TRIES = 16 };
 
-/* Walks once and notes the addresses.  What is known already stays if the new chain is its lower part: the frames
-   above will be used again by the next calls. */
-static enum fp_status discover(struct fp_walk *w, fp_addr tstate)
+/* walk->known holds the frames known so far, root first: index 0 is the root. */
+
+static uint32_t find_known(const struct fp_walk *w, fp_addr frame)
 {
-    enum fp_status status = fp_chain_read(w, tstate, 0, FP_CHAIN_MAX);
-    if (status != FP_OK)
-        return status;
-    if (w->n_raw == 0)
-        return FP_NO_FRAME;
-    uint32_t above = w->n_known - w->n_raw;
-    bool part = w->n_known >= w->n_raw;
-    for (uint32_t i = 0; part && i < w->n_raw; i++)
-        part = w->known[above + i].frame == w->raw[i].frame;
-    if (part)
-        return FP_OK;
-    for (uint32_t i = 0; i < w->n_raw; i++)
-        w->known[i].frame = w->raw[i].frame;
-    w->n_known = w->n_raw;
+    for (uint32_t i = w->n_known; i-- > 0;)
+        if (w->known[i].frame == frame)
+            return i;
+    return UINT32_MAX;
+}
+
+/* The top is a frame not known: follow the links to one that is, and put what lies above in place of what was known
+   there.  walk->raw serves as room for the new addresses. */
+static enum fp_status learn(struct fp_walk *w, fp_addr top)
+{
+    uint32_t n = 0, join = UINT32_MAX;
+    fp_addr frame = top;
+
+    while (frame != 0 && n < FP_CHAIN_MAX && (join = find_known(w, frame)) == UINT32_MAX) {
+        w->raw[n++].frame = frame;
+        frame = fp_load64(w->reader, frame + (fp_addr)w->target->layout.frame_previous);
+        if (fp_reader_faulted(w->reader) || frame % 8 != 0)
+            return FP_UNREADABLE;
+    }
+    uint32_t keep = join == UINT32_MAX ? 0 : join + 1;
+    if (keep + n > FP_CHAIN_MAX) {
+        w->n_known = 0;
+        return FP_CHANGED;
+    }
+    if (keep == 0)
+        w->raw_complete = frame == 0;
+    for (uint32_t i = 0; i < n; i++)
+        w->known[keep + i].frame = w->raw[n - 1 - i].frame;
+    w->n_known = keep + n;
+    for (uint32_t i = keep; i < w->n_known; i++)
+        fp_raw_read(w, w->known[i].frame, &w->known[i]);
     return FP_OK;
 }
 
@@ -56,66 +74,93 @@ static bool cframes_fit(struct fp_walk *w, fp_addr cframe)
     return true;
 }
 
-static bool root_fits(struct fp_walk *w)
+/* A generator between link and unlink is a top frame with no frame below: only an entry frame is a root. */
+static bool well_formed(struct fp_walk *w, fp_addr cframe)
 {
     const struct fp_layout *l = &w->target->layout;
     const struct fp_raw *root = &w->raw[w->n_raw - 1];
-    if (!w->raw_complete || l->frame_kind == FP_FRAME_HEAP)
-        return true;
-    return l->owner_entry >= 0 ? fp_raw_hidden(w, root) : root->is_entry != 0;
+    for (uint32_t i = 0; l->owner_max >= 0 && i < w->n_raw; i++)
+        if (w->raw[i].owner > l->owner_max)
+            return false;
+    if (w->raw_complete && l->frame_kind != FP_FRAME_HEAP)
+        if (!(l->owner_entry >= 0 ? fp_raw_hidden(w, root) : root->is_entry))
+            return false;
+    return l->frame_kind != FP_FRAME_CFRAME || !w->raw_complete || cframes_fit(w, cframe);
 }
 
-enum outcome { CONFIRMED, DIFFERENT, UNKNOWN_TOP, MALFORMED };
+enum outcome { CONFIRMED, DIFFERENT, MALFORMED, NO_FRAME };
 
-/* Steps U, T, D and the checks, once, over the known addresses. */
-static enum outcome sandwich(struct fp_walk *w, fp_addr tstate)
+/* Compares U with D from the root up: how many frames agree.  Links that don't fit make all that is known worthless. */
+static uint32_t agreeing(struct fp_walk *w, uint32_t n)
+{
+    uint32_t agreed = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct fp_raw *raw = &w->raw[n - 1 - i];
+        fp_addr below = i > 0 ? w->known[i - 1].frame : w->raw_complete ? 0 : raw->previous;
+        if (raw->previous != below) {
+            w->n_known = 0;
+            return 0;
+        }
+        if (agreed == i && same(raw, &w->known[i], i + 1 == n))
+            agreed++;
+    }
+    return agreed;
+}
+
+/* Steps U, T, D and the checks, once.  walk->raw gets the frames, most recent first; *agreed: how many of them, from
+   the root up, are certain even if the whole is not. */
+static enum outcome sandwich(struct fp_walk *w, fp_addr tstate, uint32_t *agreed)
 {
     fp_addr cframe, cframe_again;
-    uint32_t first = 0, n = w->n_known;
 
-    for (uint32_t i = n; i-- > 0;)
+    *agreed = 0;
+    for (uint32_t i = 0; i < w->n_known; i++)
         fp_raw_read(w, w->known[i].frame, &w->known[i]);
     fp_addr top = fp_chain_top(w, tstate, &cframe);
-    while (first < n && w->known[first].frame != top)
-        first++;
-    w->n_raw = n - first;
-    for (uint32_t i = first; i < n; i++)
-        fp_raw_read(w, w->known[i].frame, &w->raw[i - first]);
-    fp_addr top_again = fp_chain_top(w, tstate, &cframe_again);
-    bool faulted = fp_reader_faulted(w->reader);
-    if (first == n)
-        return UNKNOWN_TOP;
-    if (faulted || top != top_again || cframe != cframe_again)
-        return DIFFERENT;
-    for (uint32_t i = first; i < n; i++) {
-        const struct fp_raw *raw = &w->raw[i - first];
-        if (!same(raw, &w->known[i], i == first))
+    uint32_t at = find_known(w, top);
+    if (at == UINT32_MAX) {
+        if (fp_reader_faulted(w->reader))
             return DIFFERENT;
-        if (i + 1 < n ? raw->previous != w->known[i + 1].frame : w->raw_complete && raw->previous != 0)
-            return UNKNOWN_TOP;
+        if (top == 0)
+            return NO_FRAME;
+        if (learn(w, top) != FP_OK)
+            return DIFFERENT;
+        top = fp_chain_top(w, tstate, &cframe);
+        at = find_known(w, top);
     }
-    if (!root_fits(w))
-        return MALFORMED;
-    return w->target->layout.frame_kind != FP_FRAME_CFRAME || cframes_fit(w, cframe) ? CONFIRMED : MALFORMED;
+    uint32_t n = at == UINT32_MAX ? 0 : at + 1;
+    for (uint32_t i = 0; i < n; i++)
+        fp_raw_read(w, w->known[at - i].frame, &w->raw[i]);
+    fp_addr top_again = fp_chain_top(w, tstate, &cframe_again);
+    w->n_raw = n;
+    if (fp_reader_faulted(w->reader)) {
+        w->n_known = 0;
+        return DIFFERENT;
+    }
+    if (n == 0)
+        return DIFFERENT;
+    *agreed = agreeing(w, n);
+    if (*agreed < n || top != top_again || cframe != cframe_again) {
+        *agreed -= *agreed == n && top != top_again; /* the top frame's instruction belongs to a moment that is over */
+        return DIFFERENT;
+    }
+    return well_formed(w, cframe) ? CONFIRMED : MALFORMED;
 }
 
-/* What two readings agree on, from the root up: the frames that have not moved. */
-static void keep_agreed(struct fp_walk *w)
+/* What is certain when the whole could not be confirmed in time: the lower frames that stood still around a reading of
+   the top.  A chain whose root is not a root is not certain at all. */
+static void keep_agreed(struct fp_walk *w, fp_addr tstate)
 {
-    uint32_t n = w->n_known, first = n;
-    for (uint32_t i = n; i-- > 0;)
-        fp_raw_read(w, w->known[i].frame, &w->known[i]);
-    for (uint32_t i = n; i-- > 0;) {
-        struct fp_raw raw;
-        fp_raw_read(w, w->known[i].frame, &raw);
-        bool linked = i + 1 < n ? raw.previous == w->known[i + 1].frame : !w->raw_complete || raw.previous == 0;
-        if (fp_reader_faulted(w->reader) || !linked || !same(&raw, &w->known[i], false))
-            break;
-        first = i;
-    }
-    w->n_raw = n - first;
-    for (uint32_t i = first; i < n; i++)
-        w->raw[i - first] = w->known[i];
+    const struct fp_layout *l = &w->target->layout;
+    uint32_t agreed = 0;
+    for (int i = 0; i < LAST_TRIES && agreed == 0; i++)
+        if (sandwich(w, tstate, &agreed) != DIFFERENT)
+            agreed = 0;
+    if (agreed > 0 && w->raw_complete && l->owner_entry >= 0 && !fp_raw_hidden(w, &w->raw[w->n_raw - 1]))
+        agreed = 0;
+    for (uint32_t i = 0; i < agreed; i++)
+        w->raw[i] = w->raw[w->n_raw - agreed + i];
+    w->n_raw = agreed;
 }
 
 static void pause_1us(void)
@@ -126,27 +171,18 @@ static void pause_1us(void)
 
 enum fp_status fp_snapshot_read(struct fp_walk *w, fp_addr tstate)
 {
-    int64_t start = fp_now_ns(), malformed_since = 0;
-    enum fp_status status = FP_CHANGED;
-    bool discovered = false;
+    int64_t start = fp_now_ns(), now = start, malformed_since = 0;
+    uint32_t agreed;
 
     w->n_known = 0;
-    for (unsigned round = 0;; round++) {
-        int64_t now = fp_now_ns();
-        if (now - start > BUDGET_NS && round > 8)
-            break;
-        if (!discovered) {
-            status = discover(w, tstate);
-            discovered = status == FP_OK;
-            if (status == FP_NO_FRAME)
-                return status;
-            if (!discovered)
-                continue;
-        }
-        enum outcome outcome = sandwich(w, tstate);
+    w->raw_complete = true;
+    for (unsigned round = 0; round < 8 || now - start < BUDGET_NS; round++) {
+        enum outcome outcome = sandwich(w, tstate, &agreed);
         if (outcome == CONFIRMED)
             return FP_OK;
-        discovered = outcome == DIFFERENT;
+        if (outcome == NO_FRAME)
+            return FP_NO_FRAME;
+        now = fp_now_ns();
         if (outcome != MALFORMED)
             malformed_since = 0;
         else if (malformed_since == 0)
@@ -154,8 +190,6 @@ enum fp_status fp_snapshot_read(struct fp_walk *w, fp_addr tstate)
         else if (now - malformed_since > MALFORMED_NS)
             pause_1us();
     }
-    if (w->n_known == 0)
-        return status;
-    keep_agreed(w);
+    keep_agreed(w, tstate);
     return FP_CHANGED;
 }

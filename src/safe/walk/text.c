@@ -1,23 +1,9 @@
-/* str objects as escaped ASCII, and type checks.  Any context. */
+/* str objects as escaped ASCII.  Any context. */
 #include <string.h>
 
 #include "walk/walk.h"
 
 enum { STAGE = 256, ESCAPED_MAX = 10 }; /* bytes copied at a time; length of \Uhhhhhhhh */
-
-bool fp_type_is(struct fp_walk *w, fp_addr object, fp_addr type)
-{
-    const struct fp_layout *l = &w->target->layout;
-    if (object == 0 || object % 8 != 0)
-        return false;
-    fp_addr seen = fp_load64(w->reader, object + (fp_addr)l->object_type);
-    if (l->object_refcnt < 0)
-        return !fp_reader_faulted(w->reader) && seen == type;
-    /* A freed object has a free list's pointer, or 0, where its reference count was.  A live count has no bit between
-       40 and 47: a small number, or 3.14's flags from bit 48 on. */
-    uint64_t count = fp_load64(w->reader, object + (fp_addr)l->object_refcnt);
-    return !fp_reader_faulted(w->reader) && seen == type && count != 0 && (count & 0x0000ff0000000000) == 0;
-}
 
 /* Are all 8 characters printable ASCII (0x20 to 0x7e)? */
 static bool printable8(uint64_t word)
@@ -135,14 +121,14 @@ static enum fp_status text_read(struct fp_walk *w, fp_addr str, struct fp_text *
 enum fp_status fp_text_read(struct fp_walk *w, fp_addr str, struct fp_text *out)
 {
     struct fp_text_slot *slot = &w->slots[(str >> 4 ^ str >> 11) % FP_TEXT_SLOTS];
-    if (w->exact && slot->object == str && str != 0) {
+    if (w->exact && slot->object == str && slot->generation == w->generation) {
         *out = slot->text;
         return FP_OK;
     }
     *out = (struct fp_text){NULL, 0, false};
     enum fp_status status = text_read(w, str, out);
     if (status == FP_OK && w->exact)
-        *slot = (struct fp_text_slot){str, *out};
+        *slot = (struct fp_text_slot){str, w->generation, *out};
     return status;
 }
 

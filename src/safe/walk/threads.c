@@ -21,7 +21,7 @@ void fp_walk_init(struct fp_walk *w, struct fp_reader *reader, const struct fp_t
     w->bad_address = 0;
     w->n_raw = w->n_known = 0;
     w->arena_used = 0;
-    w->slots_stale = true;
+    w->generation++;
 }
 
 static fp_addr link_load(struct fp_walk *w, fp_addr object, int32_t offset)

@@ -26,6 +26,7 @@ struct fp_raw {
 /* A text remembered by the address of its str object; only while nothing can change (fp_walk.exact). */
 struct fp_text_slot {
     fp_addr object;
+    uint32_t generation; /* of the walk when it was filled */
     struct fp_text text;
 };
 
@@ -53,7 +54,7 @@ struct fp_walk {
     uint32_t n_known;
 
     uint32_t arena_used;
-    bool slots_stale; /* the arena has been used for other texts since the slots were filled */
+    uint32_t generation;        /* slots of another one are empty; goes up when the arena is used for other texts */
     struct fp_text_slot *slots; /* FP_TEXT_SLOTS of them */
     char *arena;                /* FP_TEXT_ARENA bytes */
 };
@@ -114,6 +115,9 @@ FP_HIDDEN bool fp_raw_hidden(const struct fp_walk *walk, const struct fp_raw *ra
 /* snapshot.c: reads the chain of a thread that runs; FP_OK, FP_CHANGED (raw holds the part that is certain), ... */
 FP_HIDDEN enum fp_status fp_snapshot_read(struct fp_walk *walk, fp_addr tstate) FP_MUST_CHECK;
 
+/* What tells a frame's row apart from others with the same code object: the instruction, and a line of its own. */
+FP_HIDDEN uint64_t fp_frame_key(struct fp_walk *walk, const struct fp_raw *raw);
+
 /* code.c: byte offset of a frame's instruction in its code object; false if it lies outside of it. */
 FP_HIDDEN bool fp_frame_offset(struct fp_walk *walk, const struct fp_raw *raw, int32_t *lasti);
 /* The line of that instruction; -1: unknown. */
@@ -123,11 +127,22 @@ FP_HIDDEN void fp_frame_decode(struct fp_walk *walk, const struct fp_raw *raw, s
 
 /* text.c */
 FP_HIDDEN enum fp_status fp_text_read(struct fp_walk *walk, fp_addr str, struct fp_text *out) FP_MUST_CHECK;
-/* A str, escaped, as a terminated string in `out` of `size` bytes (8 or more); no escape is cut in two.  *cut: there was
-   more.  Needs no memory lent.  FP_OK, or FP_UNREADABLE and an empty string. */
-FP_HIDDEN enum fp_status fp_text_copy(struct fp_walk *walk, fp_addr str, char *out, size_t size, bool *cut)
-    FP_MUST_CHECK;
-FP_HIDDEN bool fp_type_is(struct fp_walk *walk, fp_addr object, fp_addr type);
+/* A str, escaped, as a terminated string in `out` of `size` bytes (8 or more); no escape is cut in two.  *cut: there
+   was more.  Needs no memory lent.  FP_OK, or FP_UNREADABLE and an empty string. */
+FP_HIDDEN enum fp_status fp_text_copy(struct fp_walk *walk, fp_addr str, char *out, size_t size,
+                                      bool *cut) FP_MUST_CHECK;
+
+/* Is this an object of that type, and alive?  A freed object has a free list's pointer, or 0, where its reference count
+   was.  A live count has no bit between 40 and 47: a small number, or 3.14's flags from bit 48 on. */
+static inline bool fp_type_is(struct fp_walk *w, fp_addr object, fp_addr type)
+{
+    const struct fp_layout *l = &w->target->layout;
+    if (object == 0 || object % 8 != 0)
+        return false;
+    fp_addr seen = fp_load64(w->reader, object + (fp_addr)l->object_type);
+    uint64_t count = l->object_refcnt < 0 ? 1 : fp_load64(w->reader, object + (fp_addr)l->object_refcnt);
+    return !fp_reader_faulted(w->reader) && seen == type && count != 0 && (count & 0x0000ff0000000000) == 0;
+}
 
 /* lines.c: the line of the instruction at byte offset `lasti` in a line table of `size` bytes at `table`; -1: none. */
 FP_HIDDEN int32_t fp_line_find(struct fp_walk *walk, fp_addr table, uint64_t size, int32_t first_line, int32_t lasti);

@@ -1,0 +1,55 @@
+"""The matrix: each interpreter gets one wheel, one environment and the whole test suite.
+
+nox                       the interpreters python3.9 to python3.15 found on PATH
+FAULTPROOF_PYTHONS="PATH PATH ..." nox     these interpreters
+nox -s lint sanitize      style; the C tests under AddressSanitizer and valgrind
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+import nox
+
+nox.options.default_venv_backend = "uv"
+nox.options.sessions = ["lint", "sanitize", "tests"]
+
+NAMES = [f"python3.{minor}" for minor in range(9, 16)] + ["python3.13t", "python3.14t", "python3.15t"]
+PYTHONS = os.environ.get("FAULTPROOF_PYTHONS", "").split() or [p for p in map(shutil.which, NAMES) if p]
+
+
+def facts(python: str) -> tuple[tuple[int, int], bool]:
+    """Version and whether the build is free-threaded."""
+    code = "import sys, sysconfig; print(*sys.version_info[:2], int(bool(sysconfig.get_config_var('Py_GIL_DISABLED'))))"
+    major, minor, free = map(int, subprocess.check_output([python, "-c", code], text=True).split())
+    return (major, minor), bool(free)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    session.install("ruff==0.17.*", "clang-format==23.*")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    sources = subprocess.check_output(["git", "ls-files", "*.c", "*.h"], text=True).split()
+    session.run("clang-format", "--dry-run", "--Werror", *sources)
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    version, free_threaded = facts(session.virtualenv.interpreter)
+    # newer hypothesis has no wheel for free-threaded 3.13
+    hypothesis = "hypothesis<6.156" if free_threaded and version == (3, 13) else "hypothesis>=6"
+    session.install("pytest>=8", hypothesis)
+    session.install(".")
+    session.run("python", "-m", "pytest", "-q", *session.posargs)
+    if version >= (3, 14) and not session.posargs:
+        # the interpreter's own compiler changes how frames are run
+        jit = [
+            "tests/python/test_truth.py",
+            "tests/python/test_dump.py",
+            "tests/python/test_fatal.py",
+            "tests/conformance",
+        ]
+        session.run("python", "-m", "pytest", "-q", *jit, env={"PYTHON_JIT": "1"})
