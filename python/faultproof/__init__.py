@@ -28,4 +28,4 @@ def get_include() -> str:
     installed = os.path.join(here, "include")
     if os.path.isdir(installed):
         return installed
-    return os.path.join(os.path.dirname(os.path.dirname(here)), "include")  # an editable installation: the source tree's
+    return os.path.join(os.path.dirname(os.path.dirname(here)), "include")  # an editable installation: the tree's
