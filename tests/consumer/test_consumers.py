@@ -211,7 +211,7 @@ def child(folder: pathlib.Path, code: str) -> subprocess.CompletedProcess:
     """
     text = textwrap.dedent(start) + textwrap.dedent(code)
     command = [sys.executable, "-S", "-E", "-u", "-c", text]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20)
 
 
 REPORT = 'Stack (most recent call first):\n  File "<string>", line 6 in inner\n  File "<string>", line {} in <module>\n'
@@ -290,6 +290,19 @@ def test_a_fault_that_it_does_not_own_goes_to_the_handler_before(tracker, copies
     reads = "; ".join(f"assert {c}.tracker_collect_at(bad) == -1" for c in copies)
     done = child(tracker, f"t.tracker_previous()\n{guards}\n{reads}\nt.tracker_crash()")
     assert done.returncode == 33, done.stderr
+
+
+@pytest.mark.parametrize("first", ["package", "tracker"])
+def test_the_package_and_a_compiled_in_copy(tracker, first):
+    """Both guards in one process: each reads safely, and a crash ends it by its signal, whichever is in front."""
+    package = f"sys.path[:0] = {PATH.split(os.pathsep)!r}\nfrom faultproof import faulthandler\n"
+    package += "dump = lambda: faulthandler.dump_traceback(open('/dev/null', 'w'))\ndump()\n"
+    copy = "t.tracker_init(); assert t.tracker_guard() == 0\n"
+    both = package + copy if first == "package" else copy + package
+    both += "assert t.tracker_collect_at(bad) == -1; dump(); assert inner(t) == 2\n"
+    for crash in ("t.tracker_crash()", "os.kill(os.getpid(), signal.SIGSEGV)"):
+        done = child(tracker, both + crash)
+        assert done.returncode == -signal.SIGSEGV, done.stderr
 
 
 def test_a_crash_is_reported(tracker):

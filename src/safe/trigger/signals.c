@@ -120,6 +120,9 @@ static void resend(int signo, siginfo_t *info)
 static void hand_back(struct fp_fatal *f, siginfo_t *info)
 {
     fp_fatal_restore(f);
+    /* A handler in front of ours that called it stays, and would call it again for ever: the default action ends that. */
+    if (f->previous.sa_handler == SIG_DFL)
+        sigaction(f->signo, &f->previous, NULL);
     if (was_sent(info))
         resend(f->signo, info);
 }
