@@ -1,7 +1,7 @@
 /* The compact collector: code object, instruction and kind of each frame, nothing decoded.  Any context.
  *
- * The loop for a thread that stands still is compiled twice, for guarded loads and for all other readers; it needs no
- * memory but the caller's array.
+ * The loop for a thread that stands still is compiled for each kind of frame with guarded loads, and once for the other
+ * readers; it needs no memory but the caller's array.
  */
 #include "api/api.h"
 
@@ -110,8 +110,8 @@ static struct chain_layout chain_layout_of(const struct fp_layout *l)
    ends the chain.  Inlined with constants: the way of loading, the kind of frame, and whether entry frames are marked
    and shown (3.11) or known by their owner and hidden. */
 static inline __attribute__((always_inline)) int chain(struct loads in, const struct fp_layout *l, int kind, bool marks,
-                                                       fp_addr frame, fp_addr cframe, faultproof_frame *out, int max,
-                                                       struct signs *signs)
+                                                       bool dense, fp_addr frame, fp_addr cframe, faultproof_frame *out,
+                                                       int max, struct signs *signs)
 {
     const struct chain_layout at = chain_layout_of(l);
     const faultproof_frame *const end = out + max;
@@ -122,7 +122,8 @@ static inline __attribute__((always_inline)) int chain(struct loads in, const st
     uint32_t hidden = 0;
 
     while (frame != 0 && f < end && hidden < FP_DEPTH_MAX) {
-        const fp_addr here = frame, code = get64(in, here + at.code) & ~(kind == FP_FRAME_DIRECT ? at.tag : 0);
+        const fp_addr here = frame, at_code = dense && kind == FP_FRAME_HEAP ? at.previous + 8 : at.code;
+        const fp_addr code = get64(in, here + at_code) & ~(kind == FP_FRAME_DIRECT ? at.tag : 0);
         uint32_t check = 0, generator;
         int32_t offset;
 
@@ -131,15 +132,18 @@ static inline __attribute__((always_inline)) int chain(struct loads in, const st
         if (kind == FP_FRAME_HEAP) {
             offset = (int32_t)(get32(in, here + at.instr) * at.scale);
             offset = offset < 0 ? -1 : offset;
-            generator = get64(in, here + at.gen) != 0;
+            generator = get64(in, here + (dense ? at.instr - 8 : at.gen)) != 0;
         }
         else {
-            const uint64_t instr = get64(in, here + at.instr), distance = instr - (code + at.start);
-            const uint8_t owner = get8(in, here + at.owner);
+            const bool pair = dense && marks;
+            const uint32_t two = pair ? get32(in, here + at.is_entry) : 0;
+            const uint64_t instr = get64(in, here + (pair ? at.previous + 8 : at.instr)),
+                           distance = instr - (code + at.start);
+            const uint8_t owner = pair ? (uint8_t)(two >> 8) : get8(in, here + at.owner);
             offset = distance < OFFSET_MAX ? (int32_t)distance : -1;
             generator = owner & OWNED_BY_GENERATOR;
             greatest = owner > greatest ? owner : greatest;
-            entered = marks ? get8(in, here + at.is_entry) != 0 : owner >= at.entry;
+            entered = pair ? (two & 0xff) != 0 : marks ? get8(in, here + at.is_entry) != 0 : owner >= at.entry;
             if (kind == FP_FRAME_CFRAME && FP_UNLIKELY(entered)) {
                 cframe = get64(in, cframe + at.cframe_previous);
                 cframes &= get64(in, cframe + at.cframe_current) == frame;
@@ -170,31 +174,42 @@ static inline __attribute__((always_inline)) int chain(struct loads in, const st
 }
 
 /* Copies of the loop: each a function of its own, so that its offsets stay in registers. */
-#define CHAIN_COPY(name, guarded, kind, marks)                                                                         \
-    static __attribute__((noinline)) int name(struct fp_reader *r, const struct fp_layout *l, fp_addr frame,           \
-                                              fp_addr cframe, faultproof_frame *out, int max, struct signs *s)         \
+#define CHAIN_COPY(name, guarded, kind, marks, dense)                                                                  \
+    static __attribute__((noinline, aligned(64))) int name(struct fp_reader *r, const struct fp_layout *l,             \
+                                                           fp_addr frame, fp_addr cframe, faultproof_frame *out,       \
+                                                           int max, struct signs *s)                                   \
     {                                                                                                                  \
-        return chain((struct loads){r, guarded}, l, kind, marks, frame, cframe, out, max, s);                          \
+        return chain((struct loads){r, guarded}, l, kind, marks, dense, frame, cframe, out, max, s);                   \
     }
-CHAIN_COPY(chain_heap, true, FP_FRAME_HEAP, false)
-CHAIN_COPY(chain_marks, true, FP_FRAME_CFRAME, true)
-CHAIN_COPY(chain_cframe, true, FP_FRAME_CFRAME, false)
-CHAIN_COPY(chain_direct, true, FP_FRAME_DIRECT, false)
-CHAIN_COPY(chain_unguarded, false, l->frame_kind, l->frame_is_entry >= 0)
+CHAIN_COPY(chain_heap, true, FP_FRAME_HEAP, false, true)
+CHAIN_COPY(chain_marks, true, FP_FRAME_CFRAME, true, true)
+CHAIN_COPY(chain_cframe, true, FP_FRAME_CFRAME, false, false)
+CHAIN_COPY(chain_direct, true, FP_FRAME_DIRECT, false, false)
+CHAIN_COPY(chain_any, r->guarded, l->frame_kind, l->frame_is_entry >= 0, false)
+
+static bool heap_is_dense(const struct fp_layout *l)
+{
+    return l->frame_code == l->frame_previous + 8 && l->frame_instr == l->frame_gen + 8;
+}
+
+static bool marks_are_dense(const struct fp_layout *l)
+{
+    return l->frame_instr == l->frame_previous + 8 && l->frame_owner == l->frame_is_entry + 1;
+}
 
 static int chain_of(struct fp_walk *w, fp_addr frame, fp_addr cframe, faultproof_frame *out, int max,
                     struct signs *signs)
 {
     const struct fp_layout *l = &w->target->layout;
-    if (!w->reader->guarded)
-        return chain_unguarded(w->reader, l, frame, cframe, out, max, signs);
-    if (l->frame_kind == FP_FRAME_HEAP)
-        return chain_heap(w->reader, l, frame, cframe, out, max, signs);
-    if (l->frame_is_entry >= 0)
-        return chain_marks(w->reader, l, frame, cframe, out, max, signs);
-    if (l->frame_kind == FP_FRAME_CFRAME)
+    if (w->reader->guarded && l->frame_kind == FP_FRAME_DIRECT)
+        return chain_direct(w->reader, l, frame, cframe, out, max, signs);
+    if (w->reader->guarded && l->frame_kind == FP_FRAME_CFRAME && l->frame_is_entry < 0)
         return chain_cframe(w->reader, l, frame, cframe, out, max, signs);
-    return chain_direct(w->reader, l, frame, cframe, out, max, signs);
+    if (w->reader->guarded && l->frame_kind == FP_FRAME_CFRAME && marks_are_dense(l))
+        return chain_marks(w->reader, l, frame, cframe, out, max, signs);
+    if (w->reader->guarded && l->frame_kind == FP_FRAME_HEAP && heap_is_dense(l))
+        return chain_heap(w->reader, l, frame, cframe, out, max, signs);
+    return chain_any(w->reader, l, frame, cframe, out, max, signs);
 }
 
 /* The number of frames, or FAULTPROOF_TORN. */
