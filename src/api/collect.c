@@ -69,6 +69,7 @@ struct signs {
     uint8_t owner; /* the greatest */
     bool entered;  /* the last frame is one by which the interpreter was entered */
     bool cframes;  /* 3.11, 3.12: each entry frame has its _PyCFrame (see snapshot.c) */
+    bool unhashed; /* the check of some frame is of a name that has no hash yet */
 };
 
 typedef uint64_t __attribute__((may_alias)) word;
@@ -118,7 +119,7 @@ static inline __attribute__((always_inline)) int chain(struct loads in, const st
     faultproof_frame *f = out;
     fp_addr all = 0;
     uint8_t greatest = 0;
-    bool entered = true, cframes = true;
+    bool entered = true, cframes = true, unhashed = false;
     uint32_t hidden = 0;
 
     while (frame != 0 && f < end && hidden < FP_DEPTH_MAX) {
@@ -160,16 +161,15 @@ static inline __attribute__((always_inline)) int chain(struct loads in, const st
         if (FP_UNLIKELY(check == 0)) {
             fp_addr name = get64(in, code + at.name);
             uint32_t hash = get32(in, name + at.hash);
-            if (FP_UNLIKELY(hash == FP_NOT_HASHED))
-                hash = fp_name_content(in.reader, l, name);
             check = fp_code_mix(hash, get32(in, code + at.line));
+            unhashed |= hash == FP_NOT_HASHED;
         }
         word *words = (word *)f++; /* {code, offset, check, kind, 0} in three stores instead of five */
         words[0] = code;
         words[1] = (uint64_t)check << 32 | (uint32_t)offset;
         words[2] = generator;
     }
-    *signs = (struct signs){all | frame, greatest, entered || frame != 0 || kind == FP_FRAME_HEAP, cframes};
+    *signs = (struct signs){all | frame, greatest, entered || frame != 0 || kind == FP_FRAME_HEAP, cframes, unhashed};
     return (int)(f - out);
 }
 
@@ -225,6 +225,8 @@ static int collect_still(struct fp_walk *w, fp_addr tstate, faultproof_frame *fr
         return FAULTPROOF_TORN;
     if (n > 0 && !fp_type_is(w, frames[0].code, w->target->code_type))
         return FAULTPROOF_TORN;
+    for (int i = 0; FP_UNLIKELY(signs.unhashed) && i < n; i++)
+        frames[i].check = fp_code_check(w, frames[i].code);
     return n;
 }
 
