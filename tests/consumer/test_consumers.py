@@ -19,8 +19,14 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 INCLUDE = pathlib.Path(faultproof.get_include())
 CC, CXX = shutil.which("gcc") or shutil.which("cc"), shutil.which("g++") or shutil.which("c++")
-PATH = os.pathsep.join([str(pathlib.Path(faultproof.__file__).parent.parent), *sys.path])
-ENV = {**os.environ, "PYTHONPATH": PATH, "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])}
+PACKAGE = str(pathlib.Path(faultproof.__file__).parent.parent)
+# only what isn't installed needs a path; build tools may run on another Python, which mustn't find this one's modules
+INSTALLED = PACKAGE in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+ENV = {
+    **os.environ,
+    "PYTHONPATH": "" if INSTALLED else PACKAGE,
+    "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]),
+}
 
 pytestmark = pytest.mark.consumer
 
@@ -45,7 +51,7 @@ def run(*command: object, cwd: pathlib.Path, **kwargs) -> str:
 
 def project(name: str, tmp_path: pathlib.Path) -> pathlib.Path:
     folder = tmp_path / name
-    shutil.copytree(HERE / name, folder)
+    shutil.copytree(HERE / f"with_{name}", folder)
     if name != "cython":
         for shared in ("stack.c", "stack_collect.c"):
             shutil.copy(HERE / shared, folder)
@@ -295,7 +301,7 @@ def test_a_fault_that_it_does_not_own_goes_to_the_handler_before(tracker, copies
 @pytest.mark.parametrize("first", ["package", "tracker"])
 def test_the_package_and_a_compiled_in_copy(tracker, first):
     """Both guards in one process: each reads safely, and a crash ends it by its signal, whichever is in front."""
-    package = f"sys.path[:0] = {PATH.split(os.pathsep)!r}\nfrom faultproof import faulthandler\n"
+    package = f"sys.path.insert(0, {PACKAGE!r})\nfrom faultproof import faulthandler\n"
     package += "dump = lambda: faulthandler.dump_traceback(open('/dev/null', 'w'))\ndump()\n"
     copy = "t.tracker_init(); assert t.tracker_guard() == 0\n"
     both = package + copy if first == "package" else copy + package
