@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import faulthandler
 import os
 import subprocess
 import sys
@@ -145,6 +146,19 @@ def test_strings(context, text):
     assert (name, name_cut) == escaped(text)
     assert (file, file_cut) == escaped(text + "!")
     assert n == 1 and line > 0
+
+
+@pytest.mark.parametrize("text", [t for t in STRINGS.values() if t and escaped(t + "!")[1] == 0])
+def test_strings_are_those_of_faulthandler(text, tmp_path):
+    def function(file):
+        return faulthandler.dump_traceback(file, all_threads=False) or probe.call_stack("direct", own, 1)
+
+    own = probe.real_tstate()
+    function.__code__ = function.__code__.replace(co_name=text, co_filename=text + "!")
+    with open(tmp_path / "dump", "w+") as file:
+        _, [(filename, line, name, _, _)] = function(file)
+        file.seek(0)
+        assert file.readlines()[1] == f'  File "{filename}", line {line} in {name}\n'
 
 
 def test_line_unknown():
