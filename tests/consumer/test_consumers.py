@@ -363,3 +363,16 @@ def test_without_an_interpreter(tmp_path):
     source = amalgamation()
     run(CC, f"-I{source}", main, source / "faultproof.c", "-ldl", "-lpthread", "-o", "main", cwd=tmp_path)
     assert run("./main", cwd=tmp_path) == "-1 -1 not initialised\n"
+
+
+def test_an_interpreter_with_local_names(tmp_path):
+    library = pathlib.Path(sysconfig.get_config_var("LIBDIR") or "", sysconfig.get_config_var("INSTSONAME") or "")
+    if CC is None or not library.is_file() or ".so" not in library.name:
+        pytest.skip("needs a C compiler and an interpreter with a shared library")
+    source = amalgamation()
+    files = [HERE / "tracker" / "embedder.c", source / "faultproof.c"]
+    run(CC, "-std=gnu11", "-O1", f"-I{source}", *files, "-ldl", "-lpthread", "-o", "embedder", cwd=tmp_path)
+    env = {**ENV, "PYTHONHOME": sys.base_prefix}
+    done = subprocess.run(["./embedder", library], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == '  File "<string>", line 2 in inner\n  File "<string>", line 3 in <module>\n'
