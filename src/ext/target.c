@@ -3,7 +3,6 @@
 
 #include <frameobject.h> /* PyFrame_GetBack before 3.11 */
 
-#include <pthread.h>
 #include <stdatomic.h>
 
 /* Exported by every CPython; its type is private. */
@@ -136,8 +135,7 @@ enum fp_status fp_ext_start(void)
 {
     static atomic_flag starting = ATOMIC_FLAG_INIT;
     if (!atomic_flag_test_and_set(&starting)) {
-        pthread_atfork(NULL, NULL, fp_session_after_fork);
-        atomic_store(&state, find_target());
+        atomic_store(&state, fp_control_start() == 0 ? find_target() : FP_NOT_STARTED);
     }
     return fp_ext_status();
 }

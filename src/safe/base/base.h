@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 /* An address in the process that is looked at.  An integer, so that it can't be dereferenced by mistake: all reading
    goes through a reader. */
@@ -15,6 +16,22 @@ typedef uint64_t fp_addr;
 #define FP_MUST_CHECK   __attribute__((warn_unused_result))
 #define FP_HIDDEN       __attribute__((visibility("hidden")))
 #define FP_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+/* A multiplicative hash, 8 bytes at a time: tells whether two readings of the same memory gave the same. */
+static inline uint64_t fp_mix(uint64_t hash, const void *data, size_t size)
+{
+    const char *bytes = (const char *)data;
+    uint64_t word;
+    for (; size >= 8; size -= 8, bytes += 8) {
+        memcpy(&word, bytes, 8);
+        hash = (hash ^ word) * 0x9e3779b97f4a7c15;
+        hash ^= hash >> 29;
+    }
+    word = 0;
+    memcpy(&word, bytes, size);
+    hash = (hash ^ word ^ (uint64_t)size << 56) * 0x9e3779b97f4a7c15;
+    return hash ^ hash >> 32;
+}
 
 /* FP_STATUS(name, text): why a step went no further; the text is what a report or a Python error shows. */
 #define FP_STATUSES(FP_STATUS)                                                                                         \

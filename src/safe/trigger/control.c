@@ -1,4 +1,5 @@
-/* Who has the signals: enable, disable, register, unregister, the guard.  Normal context, any thread, under one lock. */
+/* Who has the signals: enable, disable, register, unregister, the guard.  Normal context, any thread, under one lock.
+ */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
@@ -64,7 +65,8 @@ static bool user_is_ours(int signo)
 int fp_user_register(int signo, const struct fp_user_config *config)
 {
     struct fp_user *u = &fp_users[signo];
-    struct sigaction before, action = {.sa_sigaction = fp_user_handler, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
+    struct sigaction before,
+        action = {.sa_sigaction = fp_user_handler, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
     int error = 0;
 
     if (signo < 1 || signo >= NSIG)
@@ -98,4 +100,27 @@ bool fp_user_unregister(int signo)
         sigaction(signo, &fp_users[signo].previous, NULL);
     pthread_mutex_unlock(&control);
     return was;
+}
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&control);
+}
+
+static void in_parent(void)
+{
+    pthread_mutex_unlock(&control);
+}
+
+/* The child has no other thread: whoever held a session or wrote a report isn't there. */
+static void in_child(void)
+{
+    pthread_mutex_unlock(&control);
+    fp_session_after_fork();
+    fp_fatal_after_fork();
+}
+
+int fp_control_start(void)
+{
+    return pthread_atfork(before_fork, in_parent, in_child);
 }

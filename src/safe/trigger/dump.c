@@ -73,19 +73,20 @@ static void show_frame(struct dump *d, const struct fp_frame *frame)
         fp_text_frame(d->out, frame);
 }
 
-static void show_still_row(struct dump *d, const struct fp_raw *raw)
+/* Writes one row, remembered or decoded; false if the frame isn't sound (it is shown all the same). */
+static bool show_row(struct dump *d, const struct fp_raw *raw, uint64_t key)
 {
-    uint64_t key = fp_frame_key(d->walk, raw);
     struct fp_row *row = &d->session->rows[(raw->code >> 4 ^ raw->code >> 12 ^ key >> 1) % FP_ROWS];
     struct fp_out_mark from = fp_out_mark(d->out);
     struct fp_frame frame;
 
     if (repeat_row(d, row, raw->code, key))
-        return;
+        return true;
     fp_frame_decode(d->walk, raw, &frame);
     show_frame(d, &frame);
     if (frame.status == FP_OK)
         remember_row(d, row, raw->code, key, from);
+    return frame.status == FP_OK;
 }
 
 /* The rows of walk->raw; false when the limit is reached. */
@@ -97,7 +98,7 @@ static bool show_rows(struct dump *d, uint64_t *shown)
         if (!more_frames(d, *shown))
             return false;
         ++*shown;
-        show_still_row(d, &d->walk->raw[i]);
+        (void)show_row(d, &d->walk->raw[i], fp_frame_key(d->walk, &d->walk->raw[i]));
     }
     return true;
 }
@@ -123,66 +124,41 @@ static void show_still(struct dump *d, fp_addr tstate)
     fp_text_end(d->out, status == FP_OK && shown == 0 ? FP_NO_FRAME : status, w->bad_address);
 }
 
-/* A multiplicative hash, 8 bytes at a time, over what the two readings of a frame have to agree on. */
-static uint64_t mix(uint64_t hash, const void *data, size_t size)
+/* The evidence of the visible frames of a snapshot, up to the limit.  `compare`: false unless it is what it was before.
+ */
+static bool take_evidence(struct dump *d, bool compare)
 {
-    const char *bytes = data;
-    uint64_t word;
-    for (; size >= 8; size -= 8, bytes += 8) {
-        memcpy(&word, bytes, 8);
-        hash = (hash ^ word) * 0x9e3779b97f4a7c15;
-        hash ^= hash >> 29;
-    }
-    word = size;
-    memcpy(&word, bytes, size);
-    hash = (hash ^ word ^ (uint64_t)size << 56) * 0x9e3779b97f4a7c15;
-    return hash ^ hash >> 32;
-}
-
-static uint64_t frame_hash(const struct fp_frame *f)
-{
-    uint64_t hash = 0xcbf29ce484222325;
-    const int32_t numbers[] = {f->line, f->lasti};
-    hash = mix(hash, numbers, sizeof(numbers));
-    if (f->file.data != NULL)
-        hash = mix(hash, f->file.data, f->file.size);
-    return f->name.data != NULL ? mix(hash, f->name.data, f->name.size) : hash;
-}
-
-/* Decodes the visible frames of a snapshot, up to the limit; false if one can't be what it seemed to be. */
-static bool hash_rows(struct dump *d, uint64_t *hashes, uint64_t *n)
-{
-    *n = 0;
-    for (uint32_t i = 0; i < d->walk->n_raw && *n < d->options->max_frames; i++) {
-        struct fp_frame frame;
+    uint64_t *evidence = d->session->evidence, n = 0;
+    for (uint32_t i = 0; i < d->walk->n_raw && n < d->options->max_frames; i++) {
         if (fp_raw_hidden(d->walk, &d->walk->raw[i]))
             continue;
-        fp_frame_decode(d->walk, &d->walk->raw[i], &frame);
-        if (frame.status != FP_OK)
+        uint64_t now = fp_frame_evidence(d->walk, &d->walk->raw[i]);
+        if (now == 0 || (compare && now != evidence[n]))
             return false;
-        hashes[(*n)++] = frame_hash(&frame);
+        evidence[n++] = now;
     }
     return true;
 }
 
-/* Decodes again, writes, and compares; false if something differs. */
-static bool show_hashed(struct dump *d, const uint64_t *hashes, uint64_t n)
+/* Writes the frames of a snapshot; true if all that was written was one thing from before to after. */
+static bool show_confirmed(struct dump *d)
 {
     uint64_t at = 0;
+    if (!take_evidence(d, false))
+        return false;
     for (uint32_t i = 0; i < d->walk->n_raw; i++) {
-        struct fp_frame frame;
         if (fp_raw_hidden(d->walk, &d->walk->raw[i]))
             continue;
         if (!more_frames(d, at))
-            return true;
-        fp_frame_decode(d->walk, &d->walk->raw[i], &frame);
-        if (at >= n || frame.status != FP_OK || frame_hash(&frame) != hashes[at++])
+            break;
+        if (!show_row(d, &d->walk->raw[i], d->session->evidence[at++]))
             return false;
-        fp_text_frame(d->out, &frame);
     }
+    if (!take_evidence(d, true))
+        return false;
     if (at == 0)
         fp_text_end(d->out, FP_NO_FRAME, 0);
-    else if (!d->walk->raw_complete)
+    else if (!d->walk->raw_complete && at < d->options->max_frames)
         FP_OUT_LITERAL(d->out, "  ...\n");
     return true;
 }
@@ -193,27 +169,23 @@ static void show_running(struct dump *d, const struct fp_thread *thread)
     struct fp_walk *w = d->walk;
     struct fp_out_mark mark = fp_out_mark(d->out);
     int64_t start = fp_now_ns();
-    uint64_t n = 0;
-    enum fp_status status;
+    enum fp_status status, read;
 
     do {
-        status = fp_snapshot_read(w, thread->tstate);
+        status = read = fp_snapshot_read(w, thread->tstate);
         if (status == FP_NO_FRAME)
             break;
-        bool whole = status == FP_OK && hash_rows(d, d->session->hashes, &n) && show_hashed(d, d->session->hashes, n);
-        if (whole && fp_thread_alive(w, thread))
+        if (status == FP_OK && show_confirmed(d) && fp_thread_alive(w, thread))
             return;
-        if (!fp_thread_alive(w, thread))
-            status = FP_ENDED;
-        else
-            status = FP_CHANGED;
+        status = fp_thread_alive(w, thread) ? FP_CHANGED : FP_ENDED;
         if (!fp_out_rewind(d->out, mark))
             break;
     } while (status == FP_CHANGED && fp_now_ns() - start < ATTEMPTS_NS);
     fp_text_end(d->out, status, w->bad_address);
-    if (status == FP_CHANGED && fp_out_mark(d->out).flushed == mark.flushed && hash_rows(d, d->session->hashes, &n)) {
+    /* Then the frames that stood still, which the snapshot has left; not those of a stack whose decoding failed. */
+    if (status == FP_CHANGED && read == FP_CHANGED && w->n_raw > 0) {
         mark = fp_out_mark(d->out);
-        if (!show_hashed(d, d->session->hashes, n))
+        if (!show_confirmed(d))
             (void)fp_out_rewind(d->out, mark);
     }
 }

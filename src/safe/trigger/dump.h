@@ -44,7 +44,7 @@ FP_HIDDEN enum fp_status fp_dump(const struct fp_target *target, const struct fp
                                  const struct fp_dump_caller *caller, const char *header, size_t header_size,
                                  bool with_modules);
 
-/* A row that was written before, by code object and fp_frame_key(); only of frames that stand still. */
+/* A row that was written before, by code object and fp_frame_key(), or fp_frame_evidence() for frames that may run. */
 struct fp_row {
     fp_addr code;
     uint64_t key;
@@ -63,7 +63,7 @@ struct fp_session {
     struct fp_row rows[FP_ROWS];
     uint32_t row_used;
     char row_text[FP_ROW_TEXT];
-    uint64_t hashes[FP_CHAIN_MAX]; /* what the first decoding of a running thread's frames gave */
+    uint64_t evidence[FP_CHAIN_MAX]; /* of a running thread's frames, before they were decoded */
 };
 FP_HIDDEN struct fp_session *fp_session_acquire(const struct fp_target *target, bool exact, int64_t budget_ns);
 FP_HIDDEN void fp_session_release(struct fp_session *session);

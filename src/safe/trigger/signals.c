@@ -230,6 +230,15 @@ static void give_up(struct fp_fatal *f, siginfo_t *info)
     syscall(SYS_tgkill, getpid(), (pid_t)syscall(SYS_gettid), first->signo);
 }
 
+void fp_fatal_after_fork(void)
+{
+    atomic_store(&reporter, 0);
+    for (int i = 0; i < WAITERS; i++) {
+        atomic_store(&waiters[i].signo, 0);
+        atomic_store(&waiters[i].thread_id, 0);
+    }
+}
+
 static void on_fatal(int signo, siginfo_t *info, void *context)
 {
     ucontext_t *uc = context;

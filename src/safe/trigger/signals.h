@@ -26,6 +26,11 @@ FP_HIDDEN int fp_fatal_enable(const struct fp_fatal_config *config);
 FP_HIDDEN bool fp_fatal_disable(void);
 FP_HIDDEN bool fp_fatal_is_enabled(void);
 
+/* Once a process, in normal context, before anything else here: makes fork() safe.  0 or an errno value. */
+FP_HIDDEN int fp_control_start(void);
+/* In the child of a fork: no thread of ours writes a report. */
+FP_HIDDEN void fp_fatal_after_fork(void);
+
 /* Is this one of the signals that enable() handles? */
 FP_HIDDEN bool fp_fatal_handles(int signo);
 

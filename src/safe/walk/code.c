@@ -1,6 +1,8 @@
 /* From a frame to its file, line and name.  Any context. */
 #include "walk/walk.h"
 
+/* TABLE_SEEN: bytes of a line table that evidence looks at. */
+enum { TABLE_PIECE = 256, TABLE_SEEN = 4096 };
 enum { ARENA_LOW = 2 * 500 * 10 }; /* two texts of the default limit, escaped */
 
 bool fp_frame_offset(struct fp_walk *w, const struct fp_raw *raw, int32_t *lasti)
@@ -98,4 +100,49 @@ void fp_frame_decode(struct fp_walk *w, const struct fp_raw *raw, struct fp_fram
     enum fp_status got_name = fp_text_read(w, name, &out->name);
     if (out->status == FP_OK)
         out->status = got != FP_OK ? got : got_name;
+}
+
+static uint64_t table_evidence(struct fp_walk *w, fp_addr table, uint64_t hash)
+{
+    const struct fp_layout *l = &w->target->layout;
+    unsigned char piece[TABLE_PIECE];
+    if (!fp_type_is(w, table, w->target->bytes_type))
+        return 0;
+    uint64_t size = fp_load64(w->reader, table + (fp_addr)l->var_size);
+    hash = fp_mix(hash, &size, sizeof(size));
+    size = size < TABLE_SEEN ? size : TABLE_SEEN;
+    for (fp_addr at = table + (fp_addr)l->bytes_data; size > 0;) {
+        size_t n = size < TABLE_PIECE ? (size_t)size : TABLE_PIECE;
+        if (!fp_read(w->reader, piece, at, n))
+            break;
+        hash = fp_mix(hash, piece, n);
+        at += n;
+        size -= n;
+    }
+    return fp_reader_faulted(w->reader) ? 0 : hash;
+}
+
+uint64_t fp_frame_evidence(struct fp_walk *w, const struct fp_raw *raw)
+{
+    const struct fp_layout *l = &w->target->layout;
+    struct fp_reader *r = w->reader;
+    int32_t lasti;
+
+    if (!fp_type_is(w, raw->code, w->target->code_type) || !fp_frame_offset(w, raw, &lasti))
+        return 0;
+    const uint64_t head[] = {
+        raw->code,
+        fp_frame_key(w, raw),
+        (uint32_t)lasti,
+        fp_load64(r, raw->code + (fp_addr)l->code_filename),
+        fp_load64(r, raw->code + (fp_addr)l->code_name),
+        fp_load32(r, raw->code + (fp_addr)l->code_firstlineno),
+        fp_load64(r, raw->code + (fp_addr)l->code_linetable),
+    };
+    if (fp_reader_faulted(r))
+        return 0;
+    uint64_t hash = fp_mix(0, head, sizeof(head));
+    hash = fp_text_evidence(w, head[3], hash);
+    hash = hash ? fp_text_evidence(w, head[4], hash) : 0;
+    return hash ? table_evidence(w, head[6], hash) : 0;
 }

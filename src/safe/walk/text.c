@@ -62,7 +62,7 @@ static char *escape_all(char *out, const unsigned char *data, size_t n, unsigned
 
 struct header {
     uint64_t length;
-    unsigned width; /* bytes a character: 1, 2, 4 */
+    uint64_t width; /* bytes a character: 1, 2, 4 */
     fp_addr data;
 };
 
@@ -89,6 +89,27 @@ static enum fp_status header_read(struct fp_walk *w, fp_addr str, struct header 
     return FP_OK;
 }
 
+uint64_t fp_text_evidence(struct fp_walk *w, fp_addr str, uint64_t hash)
+{
+    unsigned char stage[STAGE];
+    struct header h;
+    if (header_read(w, str, &h) != FP_OK)
+        return 0;
+    hash = fp_mix(hash, &h, sizeof(h));
+    uint64_t left = (h.length < w->max_chars ? h.length : w->max_chars) * h.width;
+    while (left > 0) {
+        size_t n = left < STAGE ? (size_t)left : STAGE;
+        if (!fp_read(w->reader, stage, h.data, n)) {
+            (void)fp_reader_faulted(w->reader);
+            return 0;
+        }
+        hash = fp_mix(hash, stage, n);
+        h.data += n;
+        left -= n;
+    }
+    return hash;
+}
+
 static enum fp_status text_read(struct fp_walk *w, fp_addr str, struct fp_text *out)
 {
     unsigned char stage[STAGE];
@@ -109,7 +130,7 @@ static enum fp_status text_read(struct fp_walk *w, fp_addr str, struct fp_text *
             w->bad_address = h.data;
             return FP_UNREADABLE;
         }
-        end = escape_all(end, stage, n, h.width);
+        end = escape_all(end, stage, n, (unsigned)h.width);
         h.data += n * h.width;
         left -= n;
     }
@@ -187,7 +208,7 @@ enum fp_status fp_text_copy(struct fp_walk *w, fp_addr str, char *out, size_t si
             *out = '\0';
             return FP_UNREADABLE;
         }
-        bounded_put_all(&b, stage, n, h.width);
+        bounded_put_all(&b, stage, n, (unsigned)h.width);
         h.data += n * h.width;
         left -= n;
     }

@@ -47,8 +47,7 @@ struct fp_walk {
 
     /* The chain of the thread that is read: raw[0] is the most recent frame. */
     uint32_t n_raw;
-    bool raw_complete; /* the chain's root is in raw; else more frames follow after raw[n_raw - 1] */
-    enum fp_status raw_status;
+    bool raw_complete;    /* the chain's root is in raw; else more frames follow after raw[n_raw - 1] */
     struct fp_raw *raw;   /* FP_CHAIN_MAX of them */
     struct fp_raw *known; /* as many: the first reading, see snapshot.c */
     uint32_t n_known;
@@ -122,7 +121,13 @@ FP_HIDDEN uint64_t fp_frame_key(struct fp_walk *walk, const struct fp_raw *raw);
 FP_HIDDEN bool fp_frame_offset(struct fp_walk *walk, const struct fp_raw *raw, int32_t *lasti);
 /* The line of that instruction; -1: unknown. */
 FP_HIDDEN int32_t fp_frame_line(struct fp_walk *walk, const struct fp_raw *raw, int32_t lasti);
-/* File, line and name of a frame; out->status says what is missing.  Texts live until the next call. */
+/* code.c: a hash over all the memory that fp_frame_decode reads; 0: not a code object with sound parts.  Equal before
+   and after a decoding: what was decoded was one thing. */
+FP_HIDDEN uint64_t fp_frame_evidence(struct fp_walk *walk, const struct fp_raw *raw);
+/* text.c: the part of it for a str object, going on from `hash`. */
+FP_HIDDEN uint64_t fp_text_evidence(struct fp_walk *walk, fp_addr str, uint64_t hash);
+
+/* code.c: file, line and name of a frame; out->status says what is missing.  Texts live until the next call. */
 FP_HIDDEN void fp_frame_decode(struct fp_walk *walk, const struct fp_raw *raw, struct fp_frame *out);
 
 /* text.c */
