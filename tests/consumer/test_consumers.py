@@ -374,5 +374,7 @@ def test_an_interpreter_with_local_names(tmp_path):
     run(CC, "-std=gnu11", "-O1", f"-I{source}", *files, "-ldl", "-lpthread", "-o", "embedder", cwd=tmp_path)
     env = {**ENV, "PYTHONHOME": sys.base_prefix}
     done = subprocess.run(["./embedder", library], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    if done.returncode == 4:
+        pytest.skip(f"this shared library can't be loaded here: {done.stdout.strip()}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == '  File "<string>", line 2 in inner\n  File "<string>", line 3 in <module>\n'

@@ -22,7 +22,11 @@ int main(int argc, char **argv)
     int (*run)(const char *);
     void *python = dlopen(argv[argc - 1], RTLD_NOW | RTLD_LOCAL), *symbol;
 
-    if (python == NULL || faultproof_init() != -1) /* there is no interpreter before Py_Initialize */
+    if (python == NULL) {
+        printf("%s\n", dlerror());
+        return 4;
+    }
+    if (faultproof_init() != -1) /* there is no interpreter before Py_Initialize */
         return 2;
     symbol = dlsym(python, "Py_InitializeEx");
     memcpy(&initialize, &symbol, sizeof(symbol));
