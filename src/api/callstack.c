@@ -130,7 +130,13 @@ static int info_moving(struct fp_walk *w, const struct fp_state *state, faultpro
     } while (!whole && status != FP_NO_FRAME && fp_now_ns() - start < FP_API_BUDGET_NS);
     fp_scratch_give(s);
     (void)fp_reader_faulted(w->reader);
-    return n > 0 && status != FP_NO_FRAME && fp_state_alive(w, state) ? n : -1;
+    if (status == FP_NO_FRAME || !fp_state_alive(w, state))
+        return -1;
+    if (status != FP_OK && n < 0) { /* there are frames, but no reading was whole */
+        unavailable(&frames[0]);
+        n = 1;
+    }
+    return n > 0 ? n : -1;
 }
 
 int faultproof_collect_call_stack(struct _ts *tstate, faultproof_frame_info *frames, int max_frames)

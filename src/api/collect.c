@@ -293,7 +293,7 @@ static int collect_running(struct fp_walk *w, const struct fp_state *state, faul
     }
     fp_scratch_give(s);
     (void)fp_reader_faulted(w->reader);
-    if (n <= 0 || !fp_state_alive(w, state))
+    if (status == FP_NO_FRAME || !fp_state_alive(w, state) || (status == FP_OK && n <= 0))
         return -1;
     return status == FP_OK ? n : FAULTPROOF_TORN;
 }
