@@ -278,10 +278,11 @@ def test_a_running_thread_that_makes_and_drops_code_objects():
     try:
         while len(tstates) < 2:
             pass
-        resolved = 0
-        for i in range(400):
+        resolved = i = 0
+        while i < 400 or (resolved == 0 and i < 100000):  # a thread that isn't scheduled stands at one place
+            i += 1
             n, frames = probe.compact("nogil", tstates[i % 2], 50, i % 3 == 0)
-            assert n == len(frames) > 0
+            assert n == len(frames) > 0 or n == -2  # -2: FAULTPROOF_TORN
             names = [(probe.resolve(f, False) or {"name": ""})["name"] for f in frames]
             for callee, caller in zip(names, names[1:]):
                 if callee.startswith("numbered_") or callee == "replace":
