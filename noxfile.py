@@ -53,3 +53,28 @@ def tests(session: nox.Session) -> None:
             "tests/conformance",
         ]
         session.run("python", "-m", "pytest", "-q", *jit, env={"PYTHON_JIT": "1"})
+
+
+@nox.session
+def sanitize(session: nox.Session) -> None:
+    """The C tests under AddressSanitizer and UndefinedBehaviorSanitizer, and under valgrind."""
+    session.install("meson>=1.3", "ninja")
+    plain = "build-plain"
+    build(session, plain, "-Dbuildtype=debugoptimized")
+    session.run("meson", "test", "-C", plain, "--print-errorlogs", "-t", "10")
+    # the tests of frames look at the very instructions that sanitizers change
+    sanitized = "build-sanitize"
+    build(session, sanitized, "-Dbuildtype=debugoptimized", "-Db_sanitize=address,undefined", "-Db_lundef=false")
+    options = "detect_leaks=0"  # a leak check needs ptrace, and the core doesn't allocate
+    session.run("meson", "test", "-C", sanitized, "--print-errorlogs", "-t", "10", "--suite", "memory",
+                env={"ASAN_OPTIONS": options, "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"})  # fmt: skip
+    build(session, "build-valgrind", "-Dbuildtype=debugoptimized", "-Dimages=40")
+    suppressions = os.path.abspath("tests/c/guard.supp")
+    wrap = f"--wrap=valgrind -q --error-exitcode=9 --suppressions={suppressions}"
+    session.run("meson", "test", "-C", "build-valgrind", "--print-errorlogs", "-t", "10", "--suite", "memory", wrap)
+
+
+def build(session: nox.Session, folder: str, *options: str) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run("meson", "setup", "-Dtests=true", *options, folder, silent=True)
+    session.run("ninja", "-C", folder, silent=True)

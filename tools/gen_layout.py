@@ -268,9 +268,7 @@ def render(rows: list[dict]) -> str:
         wrapped = re.sub(r"(.{1,100})(?:, |$)", r"    \1,\n", values).rstrip().rstrip(",")
         out.append(f"FP_ROW(0x{r['first']:08x}, 0x{r['last']:08x}, {r['free_threaded']},\n{wrapped})")
     out.append("")
-    out.append(
-        "/* FP_DEBUG(minor version, field, byte offset of its entry in _Py_DebugOffsets, of a second entry to add or -1) */"
-    )
+    out.append("/* FP_DEBUG(minor version, field, byte offset in _Py_DebugOffsets, that of a second to add or -1) */")
     seen = set()
     for r in rows:
         if r["version"] in seen or not r["debug"]:

@@ -1,78 +1,120 @@
-"""install() and uninstall(): the drop-ins in the place of the standard library's modules, for the whole process."""
+"""Puts the drop-ins in the place of the standard library's modules, and takes them out again.
+
+A row of the table is one drop-in.  To install it replaces the entry in ``sys.modules`` and, in place, the public
+attributes of the standard module's object, so that modules which imported it before gain too.  Names that were bound
+one by one (``from traceback import format_exc``) stay what they were.
+"""
 
 from __future__ import annotations
 
+import importlib
 import sys
-import types
+from collections import namedtuple
 
-_standard: dict[str, types.ModuleType] = {}  # what stood in sys.modules before
-_attributes: dict[str, dict[str, object]] = {}  # the standard modules' own attributes that were replaced
+# One row: the standard module's name, and what to do; both functions are called once for each change of state.  install
+# gets the file that reports go to, where it matters.
+DropIn = namedtuple("DropIn", ["name", "install", "remove"])
+
+# What stood in sys.modules, and the standard module's own values, by the module's name.
+_saved: dict[str, tuple[object, dict[str, object]]] = {}
 
 
-def _replace(name: str, ours: types.ModuleType) -> types.ModuleType:
-    """Put ours into sys.modules, and its public functions into the standard module for who has imported that."""
-    __import__(name)
-    standard = sys.modules[name]
-    _standard[name] = standard
-    public = [n for n in vars(standard) if not n.startswith("_") and hasattr(ours, n)]
-    _attributes[name] = {n: getattr(standard, n) for n in public}
-    for n in public:
-        setattr(standard, n, getattr(ours, n))
+def replace_module(name: str, ours: object, standard: object, functions: dict[str, object]) -> None:
+    """Put ``ours`` into ``sys.modules`` and ``functions`` into the standard module; remember what was there."""
+    attributes = {attribute: getattr(standard, attribute) for attribute in functions}
+    _saved[name] = sys.modules.get(name), attributes
     sys.modules[name] = ours
-    return standard
+    for attribute, value in functions.items():
+        setattr(standard, attribute, value)
 
 
-def _restore(name: str) -> None:
-    standard = _standard.pop(name)
-    for n, value in _attributes.pop(name).items():
-        setattr(standard, n, value)
-    sys.modules[name] = standard
+def restore_module(name: str, standard: object, functions: dict[str, object]) -> None:
+    """Undo ``replace_module``.  What somebody else has put there meanwhile stays."""
+    module, attributes = _saved.pop(name)
+    for attribute, value in functions.items():
+        if getattr(standard, attribute, None) is value:
+            setattr(standard, attribute, attributes[attribute])
+    if module is None:
+        sys.modules.pop(name, None)
+    else:
+        sys.modules[name] = module
 
 
-def _stderr_fileno() -> int:
+def _stderr() -> int:
+    """The descriptor of sys.stderr; 2 where that has none (it may be replaced or closed)."""
     try:
         return sys.stderr.fileno()
     except (AttributeError, OSError, ValueError):
         return 2
 
 
+def _faulthandler_functions(standard: object, ours: object) -> dict[str, object]:
+    public = [name for name in vars(standard) if not name.startswith("_") and callable(getattr(standard, name))]
+    return {name: getattr(ours, name) for name in public if hasattr(ours, name)}
+
+
 def _install_faulthandler(file: object) -> None:
-    from . import faulthandler as ours
-
-    standard = sys.modules.get("faulthandler") or __import__("faulthandler")
-    if standard is ours:
+    """An active standard handler is disabled and ours enabled in its place; what is pending there can't be taken over."""
+    global _standard_faulthandler
+    standard = importlib.import_module("faulthandler")
+    ours = importlib.import_module("faultproof.faulthandler")
+    if standard is ours or not ours._capabilities()["faulthandler"]:
         return
-    was_enabled = standard.is_enabled()
-    standard_disable = standard.disable
-    _replace("faulthandler", ours)
+    was_enabled, disable = standard.is_enabled(), standard.disable
+    _standard_faulthandler = standard
+    replace_module("faulthandler", ours, standard, _faulthandler_functions(standard, ours))
     if was_enabled:
-        standard_disable()
-        ours.enable(file if file is not None else _stderr_fileno())
+        disable()
+        # the standard module doesn't tell its file
+        ours.enable(_stderr() if file is None else file)
 
 
-def _uninstall_faulthandler() -> None:
-    from . import faulthandler as ours
+def _remove_faulthandler() -> None:
+    global _standard_faulthandler
+    standard, _standard_faulthandler = _standard_faulthandler, None
+    if standard is None:
+        return
+    ours = importlib.import_module("faultproof.faulthandler")
+    restore_module("faulthandler", standard, _faulthandler_functions(standard, ours))
+    if ours.disable():
+        standard.enable(_stderr())
 
-    was_enabled = ours.is_enabled()
-    if was_enabled:
-        ours.disable()
-    _restore("faulthandler")
-    if was_enabled:
-        sys.modules["faulthandler"].enable(_stderr_fileno())
+
+_standard_faulthandler: object = None
 
 
-_DROP_INS = {"faulthandler": (_install_faulthandler, _uninstall_faulthandler)}
+def _install_traceback(_file: object) -> None:
+    ours = importlib.import_module("faultproof.traceback")
+    replace_module("traceback", ours, ours._faultproof_standard, ours._functions)
+
+
+def _remove_traceback() -> None:
+    ours = importlib.import_module("faultproof.traceback")
+    restore_module("traceback", ours._faultproof_standard, ours._functions)
+
+
+DROP_INS: list[DropIn] = [
+    DropIn("faulthandler", _install_faulthandler, _remove_faulthandler),
+    DropIn("traceback", _install_traceback, _remove_traceback),
+]
+
+_installed: list[DropIn] = []
 
 
 def install(file: object = None) -> None:
-    """Put faultproof's modules in the place of the standard library's, for the whole process."""
-    for name, (put, _) in _DROP_INS.items():
-        if name not in _standard:
-            put(file)
+    """Replace the standard modules for the whole process.  A second call changes nothing.
+
+    file: where reports go if the standard fault handler is enabled and ours takes its place (an object with fileno(), or
+    a descriptor); None: sys.stderr.  A pending dump_traceback_later() of the standard module, and signals that were
+    registered there, stay with it: cancel them before, they can't be seen from outside.
+    """
+    for row in DROP_INS:
+        if row not in _installed:
+            row.install(file)
+            _installed.append(row)
 
 
 def uninstall() -> None:
-    """Undo install(): the standard modules and their attributes are the same objects as before."""
-    for name, (_, take) in _DROP_INS.items():
-        if name in _standard:
-            take()
+    """Put the standard modules back, as the objects that they were.  Nothing happens when nothing is installed."""
+    while _installed:
+        _installed.pop().remove()

@@ -16,6 +16,7 @@ if sys.version_info >= (3, 14):
         max_frames: int = 100,
         max_chars: int = 500,
         altstacks: str = "python",
+        budget: float = 10.0,
     ) -> None: ...
 
 else:
@@ -28,6 +29,7 @@ else:
         max_frames: int = 100,
         max_chars: int = 500,
         altstacks: str = "python",
+        budget: float = 10.0,
     ) -> None: ...
 
 def disable() -> bool: ...
@@ -45,6 +47,7 @@ def dump_traceback_later(
     max_frames: int = 100,
     max_chars: int = 500,
 ) -> None: ...
+def dump_c_stack(file: _File = None) -> None: ...
 def cancel_dump_traceback_later() -> None: ...
 def register(
     signum: int,

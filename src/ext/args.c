@@ -1,6 +1,7 @@
 /* Arguments as the standard faulthandler takes them: the same exceptions with the same messages.  Normal context. */
 #include "ext.h"
 
+#include <fcntl.h>
 #include <limits.h>
 
 /* 3.9 to 3.11 have a typing error in this message */
@@ -52,7 +53,22 @@ static int flush(PyObject *file)
     return 0;
 }
 
-int fp_ext_fileno(PyObject *file, PyObject **keep)
+/* The file object lives as long as the descriptor is used, but not longer than its interpreter: one that ends before
+   the process gives a duplicate, which nobody closes. */
+static int keep_open(PyObject *file, int fd, bool later, PyObject **keep)
+{
+    if (later && PyInterpreterState_Get() != PyInterpreterState_Main()) {
+        int duplicate = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+        if (duplicate < 0)
+            PyErr_SetFromErrno(PyExc_OSError);
+        return duplicate;
+    }
+    Py_INCREF(file);
+    *keep = file;
+    return fd;
+}
+
+int fp_ext_fileno(PyObject *file, bool later, PyObject **keep)
 {
     *keep = NULL;
     if (file == NULL || file == Py_None)
@@ -71,9 +87,7 @@ int fp_ext_fileno(PyObject *file, PyObject **keep)
         return -1;
     }
     flush(file);
-    Py_INCREF(file);
-    *keep = file;
-    return (int)fd;
+    return keep_open(file, (int)fd, later, keep);
 }
 
 int fp_ext_signo(PyObject *object, void *address)

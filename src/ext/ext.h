@@ -23,9 +23,10 @@ enum fp_status fp_ext_status(void);
 const struct fp_target *fp_ext_target(void);
 
 /* args.c.  The descriptor of a `file` argument: NULL or None is sys.stderr, an int is taken as it is, else fileno() and
-   flush() are called.  -1 with an exception set.  *keep: a new reference to the object that has to stay alive for the
-   descriptor to stay open, or NULL. */
-int fp_ext_fileno(PyObject *file, PyObject **keep);
+   flush() are called.  -1 with an exception set.  later: the descriptor is used after the call, perhaps after the
+   interpreter's end.  *keep: a new reference to the object that has to stay alive for the descriptor to stay open, or
+   NULL. */
+int fp_ext_fileno(PyObject *file, bool later, PyObject **keep);
 
 /* The arguments that several functions share; each is set to its default by fp_ext_options_init. */
 struct fp_ext_options {

@@ -38,12 +38,12 @@ static PyObject *dump_traceback(PyObject *module, PyObject *args, PyObject *kwar
                                      &o.all_threads, FP_LIMIT_ADDRESSES(o)) ||
         fp_ext_options_check(&o, &dump) < 0)
         return NULL;
-    dump.fd = fp_ext_fileno(o.file, &keep);
+    dump.fd = fp_ext_fileno(o.file, false, &keep);
     if (dump.fd < 0)
         return NULL;
     fp_guard_require_once();
     const struct fp_dump_caller caller = {.thread_id = (uint64_t)pthread_self(), .is_this_thread = true};
-    enum fp_status status = fp_dump(fp_ext_target(), &dump, &caller, "", 0, false);
+    enum fp_status status = fp_dump(fp_ext_target(), &dump, &caller, "", 0);
     Py_XDECREF(keep);
     if (status == FP_NO_READER)
         return refuse(status);
@@ -52,9 +52,34 @@ static PyObject *dump_traceback(PyObject *module, PyObject *args, PyObject *kwar
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(dump_c_stack_doc, "dump_c_stack($module, /, file=None)\n"
+                               "--\n\n"
+                               "Write the C stack of the calling thread: the functions of native code, by the frame\n"
+                               "information of the loaded objects.  file: as in dump_traceback().");
+
+static PyObject *dump_c_stack(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"file", NULL};
+    PyObject *file = NULL, *keep;
+    (void)module;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:dump_c_stack", keywords, &file))
+        return NULL;
+    int fd = fp_ext_fileno(file, false, &keep);
+    if (fd < 0)
+        return NULL;
+    fp_guard_require_once();
+    enum fp_status status = fp_dump_c_stack(fp_ext_target(), fd, 10000000000);
+    Py_XDECREF(keep);
+    if (status != FP_OK)
+        return refuse(status);
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(enable_doc,
              "enable($module, /, file=None, all_threads=True, c_stack=" FP_C_STACK_DEFAULT ", *,\n"
-             "       max_threads=100, max_frames=100, max_chars=500, altstacks='python')\n"
+             "       max_threads=100, max_frames=100, max_chars=500, altstacks='python',\n"
+             "       budget=10.0)\n"
              "--\n\n"
              "Write the stacks when SIGSEGV, SIGFPE, SIGABRT, SIGBUS or SIGILL arrives.\n\n"
              "file: an object with fileno(), a descriptor, or None for sys.stderr.  The file must stay open until "
@@ -62,7 +87,8 @@ PyDoc_STRVAR(enable_doc,
              "A second call replaces the options of the first.\n\n"
              "altstacks: which threads get an alternate signal stack, so that one whose stack overflows can\n"
              "report: 'python' (each that Python knows, now and later), 'all' (also those that only C code\n"
-             "knows now; a system call of theirs may end with EINTR once), 'none'.");
+             "knows now; a system call of theirs may end with EINTR once), 'none'.  budget: seconds after which\n"
+             "a report ends, marked, and for which other threads that crash wait.");
 
 static int altstack_scope(const char *name, enum fp_altstack_scope *scope)
 {
@@ -79,20 +105,27 @@ static int altstack_scope(const char *name, enum fp_altstack_scope *scope)
 
 static PyObject *enable(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"file",       "all_threads", "c_stack",   "max_threads",
-                               "max_frames", "max_chars",   "altstacks", NULL};
+    static char *keywords[] = {"file",      "all_threads", "c_stack", "max_threads", "max_frames",
+                               "max_chars", "altstacks",   "budget",  NULL};
     struct fp_ext_options o;
     struct fp_fatal_config config = {.target = fp_ext_target()};
     const char *altstacks = "python";
+    double budget = 10;
     enum fp_altstack_scope scope;
     PyObject *keep;
 
     fp_ext_options_init(&o);
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O" FP_FLAG FP_FLAG FP_LIMITS "s:enable", keywords, &o.file,
-                                     &o.all_threads, &o.c_stack, FP_LIMIT_ADDRESSES(o), &altstacks) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O" FP_FLAG FP_FLAG FP_LIMITS "sd:enable", keywords, &o.file,
+                                     &o.all_threads, &o.c_stack, FP_LIMIT_ADDRESSES(o), &altstacks, &budget) ||
         fp_ext_options_check(&o, &config.dump) < 0 || altstack_scope(altstacks, &scope) < 0)
         return NULL;
-    config.dump.fd = fp_ext_fileno(o.file, &keep);
+    if (!(budget > 0 && budget < 1e9)) {
+        PyErr_SetString(PyExc_ValueError, "budget must be a number of seconds greater than 0");
+        return NULL;
+    }
+    config.dump.budget_ns = (int64_t)(budget * 1e9);
+    config.dump.c_stack = o.c_stack != 0;
+    config.dump.fd = fp_ext_fileno(o.file, true, &keep);
     if (config.dump.fd < 0)
         return NULL;
     int error = fp_fatal_enable(&config);
@@ -125,6 +158,7 @@ static PyMethodDef methods[] = {
      PyDoc_STR("disable($module, /)\n--\n\nGive the fatal signals back.  True if enable() had been called.")},
     {"is_enabled", is_enabled, METH_NOARGS, PyDoc_STR("is_enabled($module, /)\n--\n\nWhether enable() is in effect.")},
     {"dump_traceback", (PyCFunction)(void (*)(void))dump_traceback, METH_VARARGS | METH_KEYWORDS, dump_traceback_doc},
+    {"dump_c_stack", (PyCFunction)(void (*)(void))dump_c_stack, METH_VARARGS | METH_KEYWORDS, dump_c_stack_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -2,8 +2,11 @@
 #include "ext.h" /* pyconfig.h defines _GNU_SOURCE */
 
 #include <sched.h>
+#include <signal.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "render/c_stack.h"
 
 static const char *reader_name(enum fp_reader_kind kind)
 {
@@ -75,7 +78,7 @@ static void watch_once(int fd, uint64_t round, bool still)
         return;
     const struct fp_dump_caller caller = {.thread_id = thread.thread_id, .is_this_thread = still};
     int64_t start = fp_now_ns();
-    (void)fp_dump(target, &options, &caller, "", 0, false);
+    (void)fp_dump(target, &options, &caller, "", 0);
     int64_t took = fp_now_ns() - start;
     s = fp_session_acquire(target, false, options.budget_ns);
     if (s == NULL)
@@ -112,6 +115,65 @@ static PyObject *probe_watch(PyObject *self, PyObject *args)
     Py_END_ALLOW_THREADS Py_RETURN_NONE;
 }
 
+/* Memory for one unwinding at a time: the tests use one thread. */
+static struct fp_unwind unwind;
+static struct fp_out unwind_out;
+static int unwind_fd;
+static fp_addr fatal_format;
+
+/* _c_stack(fd): writes the C stack of the calling thread */
+static PyObject *probe_c_stack(PyObject *self, PyObject *args)
+{
+    int fd;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "i:_c_stack", &fd))
+        return NULL;
+    struct fp_session *s = fp_session_acquire(fp_ext_target(), true, 10000000000);
+    if (s == NULL)
+        return PyErr_Format(PyExc_RuntimeError, "%s", fp_status_text(FP_NO_READER));
+    fp_out_init(s->out, fd, fp_now_ns() + 10000000000);
+    fp_c_stack_show(s->out, &s->reader, &unwind, NULL);
+    fp_out_flush(s->out);
+    fp_session_release(s);
+    Py_RETURN_NONE;
+}
+
+/* In the signal handler: the stack of what was interrupted, and whether that is Py_FatalError. */
+static void show_and_exit(int signo, siginfo_t *info, void *context)
+{
+    const fp_addr fatal[] = {(fp_addr)(uintptr_t)(Py_FatalError), (fp_addr)(uintptr_t)_Py_FatalErrorFunc, fatal_format};
+    struct fp_reader reader;
+    struct fp_registers start;
+    (void)signo, (void)info;
+    if (fp_reader_open_fallback(&reader) != FP_OK)
+        _exit(8);
+    fp_out_init(&unwind_out, unwind_fd, fp_now_ns() + 10000000000);
+    fp_c_stack_show(&unwind_out, &reader, &unwind, context);
+    fp_registers_of_context(&start, context);
+    bool is_fatal = fp_unwind_in_function(&unwind, &start, fatal, (uint32_t)FP_COUNT(fatal));
+    FP_OUT_LITERAL(&unwind_out, "Py_FatalError: ");
+    fp_out_decimal(&unwind_out, is_fatal);
+    FP_OUT_LITERAL(&unwind_out, "\n");
+    fp_out_flush(&unwind_out);
+    _exit(7);
+}
+
+/* _c_stack_on(signo, fd, address): from now on the signal writes the C stack and ends the process.  address: of a
+   function that counts as Py_FatalError, beside that one and _Py_FatalErrorFunc */
+static PyObject *probe_c_stack_on(PyObject *self, PyObject *args)
+{
+    struct sigaction action = {.sa_sigaction = show_and_exit, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    unsigned long long address;
+    int signo;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iiK:_c_stack_on", &signo, &unwind_fd, &address))
+        return NULL;
+    fatal_format = address;
+    if (sigaction(signo, &action, NULL) != 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
 PyMethodDef fp_ext_probe_methods[] = {
     {"_capabilities", probe_capabilities, METH_NOARGS,
      PyDoc_STR("_capabilities($module, /)\n--\n\nSee faultproof.capabilities().")},
@@ -119,5 +181,10 @@ PyMethodDef fp_ext_probe_methods[] = {
      PyDoc_STR("_lines($module, code, offsets, /)\n--\n\nLines of instructions, for tests.")},
     {"_watch", probe_watch, METH_VARARGS,
      PyDoc_STR("_watch($module, fd, seconds, interval, cpu, still=0, /)\n--\n\nSample running threads, for tests.")},
+    {"_c_stack", probe_c_stack, METH_VARARGS,
+     PyDoc_STR("_c_stack($module, fd, /)\n--\n\nWrite this thread's C stack, for tests.")},
+    {"_c_stack_on", probe_c_stack_on, METH_VARARGS,
+     PyDoc_STR(
+         "_c_stack_on($module, signo, fd, address, /)\n--\n\nWrite the C stack on a signal and exit, for tests.")},
     {NULL, NULL, 0, NULL},
 };

@@ -1,6 +1,7 @@
 /* Finds the interpreter's structures once a process, and proves the walker on the calling thread.  Normal context. */
 #include "ext.h"
 
+#include <dlfcn.h>
 #include <frameobject.h> /* PyFrame_GetBack before 3.11 */
 
 #include <stdatomic.h>
@@ -111,6 +112,9 @@ static enum fp_status find_target(void)
         .dict_type = (fp_addr)(uintptr_t)&PyDict_Type,
         .frozenset_type = (fp_addr)(uintptr_t)&PyFrozenSet_Type,
         .module_type = (fp_addr)(uintptr_t)&PyModule_Type,
+        /* the third is exported up to 3.12 only */
+        .fatal_functions = {(fp_addr)(uintptr_t)(Py_FatalError), (fp_addr)(uintptr_t)_Py_FatalErrorFunc,
+                            (fp_addr)(uintptr_t)dlsym(RTLD_DEFAULT, "_Py_FatalErrorFormat")},
     };
 #ifdef Py_GIL_DISABLED
     target.free_threaded = true;

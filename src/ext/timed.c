@@ -81,7 +81,7 @@ static PyObject *dump_traceback_later(PyObject *module, PyObject *args, PyObject
                                      &timeout, &repeat, &o.file, &exits, FP_LIMIT_ADDRESSES(o)) ||
         fp_ext_options_check(&o, &config.dump) < 0 || timeout_from(state, timeout, &us) < 0)
         return NULL;
-    config.dump.fd = fp_ext_fileno(o.file, &keep);
+    config.dump.fd = fp_ext_fileno(o.file, true, &keep);
     if (config.dump.fd < 0)
         return NULL;
     timeout_header(config.header, us);
@@ -147,7 +147,7 @@ static PyObject *user_register(PyObject *module, PyObject *args, PyObject *kwarg
                                      &signo, &o.file, &o.all_threads, &chain, FP_LIMIT_ADDRESSES(o)) ||
         fp_ext_options_check(&o, &config.dump) < 0 || check_signum(signo) < 0)
         return NULL;
-    config.dump.fd = fp_ext_fileno(o.file, &keep);
+    config.dump.fd = fp_ext_fileno(o.file, true, &keep);
     if (config.dump.fd < 0)
         return NULL;
     config.chain = chain != 0;

@@ -102,6 +102,22 @@ assert fh.is_enabled() and fh.disable()
     assert run(code).count("Current thread") == 3
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="interpreters with a GIL of their own came with 3.12")
+def test_the_descriptor_outlives_its_interpreter(tmp_path):
+    code = f"""
+try: import _interpreters as interpreters
+except ImportError: import _xxsubinterpreters as interpreters
+import faultproof.faulthandler as fh
+i = interpreters.create()
+interpreters.run_string(i, "import faultproof.faulthandler as f; f.enable(open({str(tmp_path / "report")!r}, 'w'))")
+interpreters.destroy(i)
+open("/dev/null"), open("/dev/null")  # would take the number
+fh._sigsegv()
+"""
+    assert child(code).returncode == -11
+    assert (tmp_path / "report").read_text().startswith("Fatal Python error")
+
+
 def test_under_e_and_i():
     code = "import faultproof.faulthandler as f; f.enable(); print(f.is_enabled())"
     path = str(pathlib.Path(faultproof.__file__).parent.parent)

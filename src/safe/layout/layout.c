@@ -63,15 +63,20 @@ static enum fp_status take_debug_offsets(struct fp_target *t, struct fp_reader *
     return FP_OK;
 }
 
+const struct fp_layout *fp_layout_row(const struct fp_target *t)
+{
+    for (size_t i = 0; i < FP_COUNT(rows); i++)
+        if (t->version >= rows[i].first && t->version <= rows[i].last && t->free_threaded == rows[i].free_threaded)
+            return &rows[i].layout;
+    return NULL;
+}
+
 enum fp_status fp_layout_choose(struct fp_target *t, struct fp_reader *r)
 {
-    for (size_t i = 0; i < FP_COUNT(rows); i++) {
-        const struct row *row = &rows[i];
-        if (t->version < row->first || t->version > row->last || t->free_threaded != row->free_threaded)
-            continue;
-        t->layout = row->layout;
-        int minor = (int)(t->version >> 16 & 0xff);
-        return minor >= DEBUG_OFFSETS_FIRST_MINOR ? take_debug_offsets(t, r, minor) : FP_OK;
-    }
-    return FP_UNKNOWN_VERSION;
+    const struct fp_layout *row = fp_layout_row(t);
+    int minor = (int)(t->version >> 16 & 0xff);
+    if (row == NULL)
+        return FP_UNKNOWN_VERSION;
+    t->layout = *row;
+    return minor >= DEBUG_OFFSETS_FIRST_MINOR ? take_debug_offsets(t, r, minor) : FP_OK;
 }

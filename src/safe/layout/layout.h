@@ -35,8 +35,12 @@ struct fp_target {
     uint32_t version;   /* PY_VERSION_HEX of the running interpreter */
     bool free_threaded; /* Py_GIL_DISABLED */
     fp_addr code_type, str_type, bytes_type, dict_type, frozenset_type, module_type; /* the type objects */
+    fp_addr fatal_functions[3]; /* Py_FatalError and its kin, which report before they abort; 0: not known */
     struct fp_layout layout;
 };
+
+/* The row of the table for the target's version and flavour; NULL: there is none. */
+FP_HIDDEN const struct fp_layout *fp_layout_row(const struct fp_target *target);
 
 /* Fills target->layout for its version and flavour; on 3.13 and later takes over what the process itself says in
    _Py_DebugOffsets, after checking it.  FP_OK, FP_UNKNOWN_VERSION, FP_BAD_DEBUG_OFFSETS, FP_UNREADABLE. */

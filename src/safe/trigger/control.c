@@ -8,7 +8,8 @@
 #include "trigger/user.h"
 
 static pthread_mutex_t control = PTHREAD_MUTEX_INITIALIZER;
-static atomic_bool guard_required;        /* written under control */
+static atomic_bool guard_required;        /* by more than enable(); written under control */
+static atomic_bool guard_placed;          /* by anyone; written under control */
 static struct fp_fatal_config configs[2]; /* the one that isn't published is free for writing */
 
 static void install_guard(void)
@@ -20,14 +21,14 @@ static void install_guard(void)
 
 void fp_guard_require_once(void)
 {
-    if (!atomic_load_explicit(&guard_required, memory_order_relaxed))
+    if (!atomic_load_explicit(&guard_placed, memory_order_relaxed))
         fp_guard_require();
 }
 
 void fp_guard_require(void)
 {
     pthread_mutex_lock(&control);
-    guard_required = true;
+    guard_required = guard_placed = true;
     install_guard();
     pthread_mutex_unlock(&control);
 }
@@ -39,6 +40,7 @@ int fp_fatal_enable(const struct fp_fatal_config *config)
     struct fp_fatal_config *free_one = atomic_load(&fp_fatal_published) == &configs[0] ? &configs[1] : &configs[0];
     *free_one = *config;
     atomic_store(&fp_fatal_published, free_one);
+    guard_placed = true;
     for (size_t i = 0; i < FP_FATALS && error == 0; i++)
         error = fp_fatal_install(&fp_fatals[i]);
     pthread_mutex_unlock(&control);
@@ -49,6 +51,7 @@ bool fp_fatal_disable(void)
 {
     pthread_mutex_lock(&control);
     bool was = atomic_exchange(&fp_fatal_published, NULL) != NULL;
+    guard_placed = guard_placed && (!was || guard_required);
     for (size_t i = 0; was && i < FP_FATALS; i++)
         if (!(fp_fatals[i].guard && guard_required))
             fp_fatal_restore(&fp_fatals[i]);

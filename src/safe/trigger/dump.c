@@ -46,7 +46,7 @@ static bool more_frames(struct dump *d, uint64_t shown)
 
 /* Threads of a pool wait at the same places and recursive calls look alike: their rows are written again as they are.
  */
-static bool repeat_row(struct dump *d, const struct fp_row *row, fp_addr code, uint64_t key)
+static bool repeat_row(struct dump *d, const struct fp_shown_row *row, fp_addr code, uint64_t key)
 {
     if (row->size == 0 || row->code != code || row->key != key)
         return false;
@@ -54,14 +54,14 @@ static bool repeat_row(struct dump *d, const struct fp_row *row, fp_addr code, u
     return true;
 }
 
-static void remember_row(struct dump *d, struct fp_row *row, fp_addr code, uint64_t key, struct fp_out_mark from)
+static void remember_row(struct dump *d, struct fp_shown_row *row, fp_addr code, uint64_t key, struct fp_out_mark from)
 {
     struct fp_session *s = d->session;
     uint32_t size = d->out->used - from.used;
     if (d->out->flushed != from.flushed || size > FP_ROW_TEXT - s->row_used)
         return;
     memcpy(s->row_text + s->row_used, d->out->buffer + from.used, size);
-    *row = (struct fp_row){code, key, s->row_used, size};
+    *row = (struct fp_shown_row){code, key, s->row_used, size};
     s->row_used += size;
 }
 
@@ -76,7 +76,7 @@ static void show_frame(struct dump *d, const struct fp_frame *frame)
 /* Writes one row, remembered or decoded; false if the frame isn't sound (it is shown all the same). */
 static bool show_row(struct dump *d, const struct fp_raw *raw, uint64_t key)
 {
-    struct fp_row *row = &d->session->rows[(raw->code >> 4 ^ raw->code >> 12 ^ key >> 1) % FP_ROWS];
+    struct fp_shown_row *row = &d->session->rows[(raw->code >> 4 ^ raw->code >> 12 ^ key >> 1) % FP_ROWS];
     struct fp_out_mark from = fp_out_mark(d->out);
     struct fp_frame frame;
 
@@ -350,12 +350,9 @@ static void show_modules(struct dump *d)
     FP_OUT_LITERAL(d->out, ")\n");
 }
 
-enum fp_status fp_dump(const struct fp_target *target, const struct fp_dump_options *options,
-                       const struct fp_dump_caller *caller, const char *header, size_t header_size, bool with_modules)
+enum fp_status fp_dump_on(struct fp_session *s, const struct fp_dump_options *options,
+                          const struct fp_dump_caller *caller, const char *header, size_t header_size)
 {
-    struct fp_session *s = fp_session_acquire(target, true, options->budget_ns);
-    if (s == NULL)
-        return FP_NO_READER;
     struct dump d = {.session = s, .walk = &s->walk, .out = s->out, .options = options, .caller = caller, .tasks = -1};
     int saved = errno;
     s->walk.deadline_ns = fp_now_ns() + options->budget_ns;
@@ -373,13 +370,38 @@ enum fp_status fp_dump(const struct fp_target *target, const struct fp_dump_opti
         show_all(&d);
     else
         show_one(&d);
-    if (with_modules && options->style.modules)
+    if (options->c_stack) {
+        FP_OUT_LITERAL(d.out, "\n");
+        fp_c_stack_show(d.out, &s->reader, &s->unwind, caller->context);
+    }
+    if (caller->modules && options->style.modules)
         show_modules(&d);
     fp_out_flush(d.out);
     if (d.tasks >= 0)
         close(d.tasks);
     errno = saved;
-    enum fp_status status = d.out->error ? FP_LIMIT : FP_OK;
+    return d.out->error ? FP_LIMIT : FP_OK;
+}
+
+enum fp_status fp_dump(const struct fp_target *target, const struct fp_dump_options *options,
+                       const struct fp_dump_caller *caller, const char *header, size_t header_size)
+{
+    struct fp_session *s = fp_session_acquire(target, true, options->budget_ns);
+    if (s == NULL)
+        return FP_NO_READER;
+    enum fp_status status = fp_dump_on(s, options, caller, header, header_size);
     fp_session_release(s);
     return status;
+}
+
+enum fp_status fp_dump_c_stack(const struct fp_target *target, int fd, int64_t budget_ns)
+{
+    struct fp_session *s = fp_session_acquire(target, true, budget_ns);
+    if (s == NULL)
+        return FP_NO_READER;
+    fp_out_init(s->out, fd, fp_now_ns() + budget_ns);
+    fp_c_stack_show(s->out, &s->reader, &s->unwind, NULL);
+    fp_out_flush(s->out);
+    fp_session_release(s);
+    return FP_OK;
 }

@@ -116,29 +116,21 @@ static void resend(int signo, siginfo_t *info)
         syscall(SYS_tgkill, pid, (pid_t)syscall(SYS_gettid), signo);
 }
 
-/* Gives one signal back to who had it before: an instruction that faulted will fault again when we return. */
+/* Gives one signal back to who had it before: an instruction that faulted will fault again when we return.  Whoever has
+   taken the signal since has called us, so what comes next is what was before us. */
 static void hand_back(struct fp_fatal *f, siginfo_t *info)
 {
-    fp_fatal_restore(f);
-    /* A handler in front of ours that called it stays, and would call it again for ever: the default action ends that. */
-    if (f->previous.sa_handler == SIG_DFL)
-        sigaction(f->signo, &f->previous, NULL);
+    atomic_store(&f->installed, false);
+    sigaction(f->signo, &f->previous, NULL);
     if (was_sent(info))
         resend(f->signo, info);
 }
 
-/* While only the guard is on: as if we weren't there.  A previous handler is called, so that the guard stays; SIG_DFL
-   and SIG_IGN are put back. */
-static void pass_on(struct fp_fatal *f, siginfo_t *info, void *context)
+/* Calls the handler that was there before us, with the signals blocked that it asked for. */
+static void call_previous(struct fp_fatal *f, siginfo_t *info, void *context)
 {
     const struct sigaction *p = &f->previous;
     sigset_t mask = p->sa_mask, before;
-
-    if (p->sa_handler == SIG_DFL || p->sa_handler == SIG_IGN) {
-        if (p->sa_handler == SIG_DFL || !was_sent(info))
-            hand_back(f, info);
-        return;
-    }
     if (!(p->sa_flags & SA_NODEFER))
         sigaddset(&mask, f->signo);
     pthread_sigmask(SIG_BLOCK, &mask, &before);
@@ -147,6 +139,82 @@ static void pass_on(struct fp_fatal *f, siginfo_t *info, void *context)
     else
         p->sa_handler(f->signo);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static bool has_previous(const struct fp_fatal *f)
+{
+    return f->previous.sa_handler != SIG_DFL && f->previous.sa_handler != SIG_IGN;
+}
+
+/* While only the guard is on: as if we weren't there.  A previous handler is called, so that the guard stays; SIG_DFL
+   and SIG_IGN are put back. */
+static void pass_on(struct fp_fatal *f, siginfo_t *info, void *context)
+{
+    if (has_previous(f))
+        call_previous(f, info, context);
+    else if (f->previous.sa_handler == SIG_DFL || !was_sent(info))
+        hand_back(f, info);
+}
+
+/* The last fault that a previous handler was asked to resolve and came back from without moving on. */
+static struct {
+    atomic_int thread;
+    _Atomic(uintptr_t) pc, address;
+} unresolved;
+
+/* Is this code that no file holds: private memory has no name, shared memory the name of a file that isn't one. */
+static bool made_at_run_time(struct fp_maps *maps, fp_addr pc)
+{
+    static const char *const pseudo[] = {"/dev/zero", "/memfd:", "/dev/shm/", "[anon"};
+    size_t size;
+    const char *name = fp_maps_name(maps, pc, &size);
+    for (size_t i = 0; i < FP_COUNT(pseudo); i++)
+        if (size >= strlen(pseudo[i]) && memcmp(name, pseudo[i], strlen(pseudo[i])) == 0)
+            return true;
+    return size == 0;
+}
+
+/* Is the faulting code of the kind that a virtual machine makes (memory of no file), or of the object that the previous
+   handler is in? */
+static bool code_of_previous(const struct fp_fatal_config *config, const struct fp_fatal *f, uintptr_t pc)
+{
+    struct fp_session *s = fp_session_acquire(config->target, true, config->dump.budget_ns);
+    if (s == NULL)
+        return false;
+    fp_unwind_open(&s->unwind, &s->reader);
+    struct fp_maps *maps = &s->unwind.maps;
+    const struct fp_mapping *handler = fp_maps_find(maps, (fp_addr)(uintptr_t)f->previous.sa_handler);
+    fp_addr base = handler ? handler->base : 0; /* the next look-up may use the same place */
+    const struct fp_mapping *code = fp_maps_find(maps, pc);
+    bool theirs = code != NULL && ((base != 0 && code->base == base) || made_at_run_time(maps, pc));
+    fp_session_release(s);
+    return theirs;
+}
+
+/* Runtimes (JVM, Go, WebAssembly) resolve faults of their own code as part of normal work.  Such a fault is offered to
+   the handler that was there before us, without a report.  It has resolved it if it changes where the code goes on, or
+   if the same instruction doesn't fault again on the same address at once. */
+static bool resolved_by_previous(const struct fp_fatal_config *config, struct fp_fatal *f, siginfo_t *info,
+                                 void *context)
+{
+    greg_t *pc = &((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
+    uintptr_t at = (uintptr_t)*pc, address = (uintptr_t)info->si_addr;
+    int self = (int)syscall(SYS_gettid);
+
+    if (was_sent(info) || !has_previous(f))
+        return false;
+    bool again = atomic_load(&unresolved.thread) == self && atomic_load(&unresolved.pc) == at &&
+                 atomic_load(&unresolved.address) == address;
+    atomic_store(&unresolved.thread, 0);
+    if (again || !code_of_previous(config, f, at))
+        return false;
+    call_previous(f, info, context);
+    if ((uintptr_t)*pc == at) {
+        atomic_store(&unresolved.pc, at);
+        atomic_store(&unresolved.address, address);
+        atomic_store(&unresolved.thread, self);
+    }
+    return true;
 }
 
 static size_t append(char *to, size_t at, const char *text)
@@ -161,14 +229,33 @@ static const char *name_of(const struct fp_fatal *f, const struct fp_style *styl
     return f->signo == SIGFPE && !style->fpe_hyphen ? "Floating point exception" : f->name;
 }
 
-static void report(const struct fp_fatal_config *config, const struct fp_fatal *f)
+static void report(const struct fp_fatal_config *config, const struct fp_fatal *f, const void *context)
 {
     char header[80];
     size_t n = append(header, 0, "Fatal Python error: ");
     n = append(header, n, name_of(f, &config->dump.style));
     n = append(header, n, "\n\n");
-    const struct fp_dump_caller caller = {.thread_id = (uint64_t)pthread_self(), .is_this_thread = true};
-    (void)fp_dump(config->target, &config->dump, &caller, header, n, true);
+    const struct fp_dump_caller caller = {
+        .thread_id = (uint64_t)pthread_self(), .is_this_thread = true, .context = context, .modules = true};
+    (void)fp_dump(config->target, &config->dump, &caller, header, n);
+}
+
+/* Py_FatalError() has written its own report to stderr before it calls abort(): one is enough there. */
+static bool already_reported(const struct fp_fatal_config *config, int signo, const siginfo_t *info,
+                             const void *context)
+{
+    struct fp_registers registers;
+    if (signo != SIGABRT || !was_sent(info) || config->dump.fd != STDERR_FILENO)
+        return false;
+    struct fp_session *s = fp_session_acquire(config->target, true, config->dump.budget_ns);
+    if (s == NULL)
+        return false;
+    fp_registers_of_context(&registers, context);
+    fp_unwind_open(&s->unwind, &s->reader);
+    bool found = fp_unwind_in_function(&s->unwind, &registers, config->target->fatal_functions,
+                                       FP_COUNT(config->target->fatal_functions));
+    fp_session_release(s);
+    return found;
 }
 
 /* Takes a place among those that crashed while a report is written, and waits for its end. */
@@ -221,12 +308,10 @@ static atomic_int reported_signo;
 static void give_up(struct fp_fatal *f, siginfo_t *info)
 {
     struct fp_fatal *first = find(atomic_load(&reported_signo));
-    fp_fatal_restore(f);
-    if (first == NULL || first == f) {
-        hand_back(f, info);
+    hand_back(f, info);
+    if (first == NULL || first == f)
         return;
-    }
-    fp_fatal_restore(first);
+    sigaction(first->signo, &first->previous, NULL);
     syscall(SYS_tgkill, getpid(), (pid_t)syscall(SYS_gettid), first->signo);
 }
 
@@ -258,6 +343,10 @@ static void on_fatal(int signo, siginfo_t *info, void *context)
         return;
     }
     const struct fp_fatal_config config = *current;
+    if (atomic_load(&reporter) != self && resolved_by_previous(&config, f, info, context)) {
+        errno = saved;
+        return;
+    }
     while (!atomic_compare_exchange_strong(&reporter, &nobody, self)) {
         if (nobody == self) {
             give_up(f, info);
@@ -271,7 +360,8 @@ static void on_fatal(int signo, siginfo_t *info, void *context)
     }
     if (atomic_load(&reporter) == self) {
         atomic_store(&reported_signo, signo);
-        report(&config, f);
+        if (!already_reported(&config, signo, info, context))
+            report(&config, f, context);
         name_waiters(&config);
         atomic_store(&reported_signo, 0);
     }

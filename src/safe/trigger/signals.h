@@ -13,8 +13,8 @@ struct fp_fatal_config {
 /* Normal context, any thread.  Installs the handlers of SIGSEGV and SIGBUS for guarded reads if they aren't ours now.
  */
 FP_HIDDEN void fp_guard_require(void);
-/* The same, but only if nobody has required it before: a library that took the handlers since keeps them, and the dump
-   picks another reader. */
+/* The same, but only if it wasn't placed before, by enable() or for a reading: a library that took the handlers since
+   keeps them, and the dump picks another reader. */
 FP_HIDDEN void fp_guard_require_once(void);
 /* Is the handler of SIGSEGV and SIGBUS ours, and are both unblocked in this thread?  Any context. */
 FP_HIDDEN bool fp_guard_ready(void);

@@ -53,7 +53,7 @@ void fp_user_handler(int signo, siginfo_t *info, void *context)
     if (config != NULL) {
         const struct fp_user_config copy = *config;
         const struct fp_dump_caller caller = {.thread_id = (uint64_t)pthread_self(), .is_this_thread = true};
-        (void)fp_dump(copy.target, &copy.dump, &caller, "", 0, false);
+        (void)fp_dump(copy.target, &copy.dump, &caller, "", 0);
         errno = saved;
         if (copy.chain)
             chain(signo, info, context);

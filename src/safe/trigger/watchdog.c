@@ -58,7 +58,7 @@ static void bark(void)
 
     atomic_store(&dog.dumping, true);
     pthread_mutex_unlock(&dog.lock);
-    (void)fp_dump(config.target, &config.dump, &caller, config.header, strlen(config.header), false);
+    (void)fp_dump(config.target, &config.dump, &caller, config.header, strlen(config.header));
     if (config.exit)
         _exit(1);
     pthread_mutex_lock(&dog.lock);

@@ -14,8 +14,9 @@ bool fp_frame_offset(struct fp_walk *w, const struct fp_raw *raw, int32_t *lasti
         int32_t scale = l->instr_kind == FP_INSTR_UNITS ? 2 : 1;
         fp_addr code = fp_load64(w->reader, raw->code + (fp_addr)l->code_bytes);
         size = fp_load64(w->reader, code + (fp_addr)l->var_size);
-        *lasti = (int32_t)raw->instr * scale;
-        return *lasti >= -2 && (*lasti < 0 || (uint64_t)*lasti < size);
+        int64_t offset = (int64_t)(int32_t)raw->instr * scale;
+        *lasti = (int32_t)offset;
+        return offset >= -2 && size < INT32_MAX && offset < (int64_t)size;
     }
     size = 2 * fp_load64(w->reader, raw->code + (fp_addr)l->code_size);
     int64_t offset = (int64_t)(raw->instr - (raw->code + (fp_addr)l->code_adaptive));

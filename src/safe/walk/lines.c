@@ -51,15 +51,21 @@ static int take(struct bytes *b)
     return more(b) ? b->buffer[b->at++] : -1;
 }
 
+/* The sum of two numbers of a table; one that is damaged may run over. */
+static int32_t sum(int32_t a, int32_t b)
+{
+    return (int32_t)((uint32_t)a + (uint32_t)b);
+}
+
 /* 3.9: pairs (bytecode delta, signed line delta); the line holds from where its pair's address is reached. */
 static int32_t find_lnotab(struct bytes *b, int32_t line, int32_t lasti)
 {
     int32_t address = 0;
     for (;;) {
         int delta = take(b), change = take(b);
-        if (change < 0 || (address += delta) > lasti)
+        if (change < 0 || (address = sum(address, delta)) > lasti)
             return line;
-        line += (int8_t)change;
+        line = sum(line, (int8_t)change);
     }
 }
 
@@ -72,8 +78,8 @@ static int32_t find_310(struct bytes *b, int32_t line, int32_t lasti)
         if (change < 0)
             return -1;
         bool none = (int8_t)change == -128;
-        line += none ? 0 : (int8_t)change;
-        end += delta;
+        line = sum(line, none ? 0 : (int8_t)change);
+        end = sum(end, delta);
         if (end > lasti)
             return none ? -1 : line;
     }
@@ -104,8 +110,8 @@ static bool take_entries(struct location *l, const unsigned char *p, uint32_t st
         const unsigned char *head = p + __builtin_ctz(starts);
         unsigned code = *head >> 3 & 15;
         if (code >= 10 && code != 15)
-            l->line += code <= 12 ? (int32_t)code - 10 : signed_varint(head + 1);
-        l->end += 2 * ((*head & 7) + 1);
+            l->line = sum(l->line, code <= 12 ? (int32_t)code - 10 : signed_varint(head + 1));
+        l->end = sum(l->end, 2 * ((*head & 7) + 1));
         l->none = code == 15;
         if (l->end > lasti)
             return true;
@@ -126,9 +132,9 @@ static bool scan(struct location *l, const unsigned char *p, uint32_t n, int32_t
         uint32_t moves = (uint32_t)_mm_movemask_epi8(_mm_cmpgt_epi8(code, _mm_set1_epi8(0x4f)));
         __m128i units = _mm_add_epi8(_mm_and_si128(bytes, _mm_set1_epi8(7)), _mm_set1_epi8(1));
         __m128i sums = _mm_sad_epu8(_mm_and_si128(units, is_start), _mm_setzero_si128());
-        int32_t sum = 2 * (_mm_cvtsi128_si32(sums) + _mm_extract_epi16(sums, 4));
-        if ((moves & starts) == 0 && n - i >= 16 && l->end + sum <= lasti)
-            l->end += sum;
+        int32_t bytes_covered = 2 * (_mm_cvtsi128_si32(sums) + _mm_extract_epi16(sums, 4));
+        if ((moves & starts) == 0 && n - i >= 16 && sum(l->end, bytes_covered) <= lasti)
+            l->end = sum(l->end, bytes_covered);
         else if (take_entries(l, p + i, starts, lasti))
             return true;
     }

@@ -1,0 +1,255 @@
+"""The standard library's ``traceback`` with its hot paths in C: the same text, byte for byte.
+
+The classes are the interpreter's own.  The functions that format, print and extract are ours; what is uncommon they
+hand on to the interpreter's module.  Every other name, private ones too, is read from and written to that module.
+"""
+
+from __future__ import annotations
+
+import io as _io
+import sys as _sys
+import traceback as _standard
+import types as _types
+
+from . import _traceback
+
+# When this module is imported again after install(), the name "traceback" means ourselves.
+_standard = getattr(_standard, "_faultproof_standard", _standard)
+
+
+class _Falsy(Exception):
+    def __bool__(self):
+        return False
+
+
+def _truth_matters() -> bool:
+    """Whether an exception that is false has no cause for TracebackException."""
+    exc = _Falsy()
+    exc.__cause__ = ValueError()
+    return _standard.TracebackException(_Falsy, exc, None).__cause__ is None
+
+
+def _shows_notes() -> bool:
+    exc = ValueError()
+    exc.__notes__ = ["note"]
+    return getattr(_standard.TracebackException(ValueError, exc, None), "__notes__", None) == ["note"]
+
+
+def _keeps_line_stripped() -> bool:
+    summary = _standard.FrameSummary("<faultproof>", 1, "name", lookup_line=False, line=None)
+    if not hasattr(summary, "_line"):
+        return False
+    import linecache
+
+    linecache.cache["<faultproof>"] = (1, None, [" x\n"], "<faultproof>")
+    try:
+        summary.line  # noqa: B018
+        return summary._line == "x"
+    finally:
+        del linecache.cache["<faultproof>"]
+
+
+def _is_pristine() -> bool:
+    """Whether somebody (the exceptiongroup package, say) has replaced a part of the modules before we were imported."""
+    import builtins
+    import linecache
+    import os
+
+    def functions(namespace):
+        for value in [*vars(namespace).values()]:
+            if "lazy" in type(value).__name__.lower():
+                continue  # an import that hasn't been needed yet
+            value = getattr(value, "__func__", value)
+            value = getattr(value, "fget", value)
+            value = getattr(value, "__wrapped__", value)
+            if isinstance(value, _types.FunctionType):
+                yield value
+
+    classes = (_standard.TracebackException, _standard.StackSummary, _standard.FrameSummary)
+    return (
+        all(function.__globals__ is vars(linecache) for function in functions(linecache))
+        and all(
+            function.__globals__ is vars(_standard) for part in (_standard, *classes) for function in functions(part)
+        )
+        and isinstance(os.stat, _types.BuiltinFunctionType)
+        and isinstance(builtins.print, _types.BuiltinFunctionType)
+    )
+
+
+def _features() -> dict[str, int]:
+    """What the running interpreter's module does; asked of it, because it differs between releases of one version."""
+
+    def takes(function, name):
+        code = function.__code__
+        parameters = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        return name in parameters or bool(code.co_flags & 0x08)  # CO_VARKEYWORDS
+
+    frame = _standard.FrameSummary
+    carets = 2 if hasattr(frame, "_lines") else 1 if hasattr(frame, "_original_line") else 0
+    return {
+        "pristine": _is_pristine(),
+        "carets": carets,
+        "compact": takes(_standard.TracebackException.__init__, "compact"),
+        "truth": _truth_matters(),
+        "notes": _shows_notes(),
+        "suggest": hasattr(_standard, "_compute_suggestion_error"),
+        "safe_string": hasattr(_standard, "_safe_string"),
+        "colorize": takes(_standard.format_exception, "colorize"),
+        "print_exc_colorize": takes(_standard.print_exc, "colorize"),
+        "implicit": hasattr(_standard, "_parse_value_tb"),
+        "strip_line": _keeps_line_stripped(),
+        "code_lines": hasattr(frame, "_code"),
+    }
+
+
+def _format_group_only(exc, /, value=None, *, show_group=False, colorize=False, _depth=0):
+    """format_exception_only(show_group=...) for interpreters whose own function doesn't know it."""
+    exc = exc if value is None else value
+    indent = 3 * _depth * " "
+    lines = []
+    for line in _standard.TracebackException(type(exc), exc, None).format_exception_only():
+        parts = line[:-1].split("\n") if _depth else [line[:-1]]
+        lines.extend(f"{indent}{part}\n" for part in parts)
+    if show_group and isinstance(getattr(exc, "exceptions", None), tuple):
+        for member in exc.exceptions:
+            lines.extend(_format_group_only(member, show_group=True, _depth=_depth + 1))
+    return lines
+
+
+# One line for each rule by which carets are placed; both places of carets must agree on all of them.
+_SAMPLE = """\
+def sample(a, b, c):
+    a + b; a.c - c  # comment
+    a+(b); (a)*(b); a//b ; (a + b) * c
+    a[b]; a[b, c][c]; a[(b)] ; a [ 1:2 ]
+    a(b); a.b(c)(a); (a)(b=c)
+    x = a(b)
+    x = a[b]
+    return a(b, c)
+    return a.b(c)
+    "\u4e00" + a; a("\u4e00", b)
+    x = a(b,
+        c)
+    x = a + (b
+             * c(
+                 a, b)
+             + c)
+    raise a(b)
+    -a; not a; a if b else c; a < b; [a for b in c]; f"{a!r:>3}" + b
+    a += b
+"""
+
+
+def _positions(code):
+    """Each instruction's offset with its position, for the code and those inside it."""
+    for index, position in enumerate(code.co_positions()):
+        if None not in position:
+            yield code, 2 * index, position
+    for constant in code.co_consts:
+        if isinstance(constant, _types.CodeType):
+            yield from _positions(constant)
+
+
+def _standard_text(code, position):
+    """The interpreter's text for a frame at that position."""
+    lineno, end_lineno, colno, end_colno = position
+    summary = _standard.FrameSummary(
+        code.co_filename, lineno, code.co_name, end_lineno=end_lineno, colno=colno, end_colno=end_colno
+    )
+    return _standard.StackSummary().format_frame_summary(summary)
+
+
+def _check_carets() -> bool:
+    """Whether the carets drawn in C are this interpreter's, on the sample."""
+    import linecache
+    from _thread import get_ident
+
+    name = f"<faultproof sample {get_ident()}>"  # another thread may be checking too
+    linecache.cache[name] = (len(_SAMPLE), None, _SAMPLE.splitlines(True), name)
+    try:
+        seen = set()
+        for code, offset, position in _positions(compile(_SAMPLE, name, "exec")):
+            if position in seen:
+                continue
+            seen.add(position)
+            text = _traceback.caret_text(code, offset)
+            if text is not None and text != _standard_text(code, position):
+                return False
+        return True
+    finally:
+        linecache.cache.pop(name, None)
+
+
+_shows_groups = "show_group" in _standard.format_exception_only.__code__.co_varnames
+_functions = _traceback.bind(
+    _standard,
+    _features(),
+    None if _shows_groups else _format_group_only,
+    (_io.StringIO, _io.TextIOWrapper),
+    _check_carets,
+)
+
+format_exc_bytes = _functions.pop("format_exc_bytes")
+format_exc_bytes.__module__ = __name__
+format_exc_bytes.__name__ = format_exc_bytes.__qualname__ = "format_exc_bytes"
+format_exc_bytes.__doc__ = (
+    "Like format_exc(), but UTF-8 in one bytes object; what UTF-8 can't say is written as an escape."
+)
+
+
+class _Module(_types.ModuleType):
+    """Reads and writes what isn't its own in the interpreter's module, so that both stay one."""
+
+    def __getattr__(self, name):
+        try:
+            return getattr(_standard, name)
+        except AttributeError:
+            raise AttributeError(f"module 'traceback' has no attribute {name!r}") from None
+
+    def __setattr__(self, name, value):
+        if name in _OWN:
+            super().__setattr__(name, value)
+            return
+        if name in _functions:
+            if value is _functions[name]:
+                super().__setattr__(name, value)
+                value = value if _is_installed() else _originals[name]
+            else:
+                self.__dict__.pop(name, None)
+        setattr(_standard, name, value)
+
+    def __delattr__(self, name):
+        if name in _OWN:
+            super().__delattr__(name)
+            return
+        self.__dict__.pop(name, None)
+        delattr(_standard, name)
+
+    def __dir__(self):
+        return sorted({*dir(_standard), "format_exc_bytes"})
+
+
+_originals = {name: function.__wrapped__ for name, function in _functions.items()}
+
+
+def _is_installed() -> bool:
+    return _sys.modules.get("traceback") is _sys.modules.get(__name__)
+
+
+_OWN = frozenset(name for name in globals() if name not in _functions and not hasattr(_standard, name)) | {
+    "__class__",
+    "__dict__",
+    "__doc__",
+    "__name__",
+    "__file__",
+    "__spec__",
+    "__loader__",
+    "__package__",
+    "__cached__",
+    "__builtins__",
+    "_OWN",
+    "_faultproof_standard",
+}
+_faultproof_standard = _standard
+globals().update(_functions)
+_sys.modules[__name__].__class__ = _Module

@@ -1,0 +1,106 @@
+/* The interpreters' differences as macros and small inline functions; the only place that asks for a version. Normal
+ * context. */
+#ifndef FAULTPROOF_TRACEBACK_COMPAT_H
+#define FAULTPROOF_TRACEBACK_COMPAT_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <frameobject.h>
+#include <structmember.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* The bytes that code positions are decoded from; they stand for the code object in the memo. */
+#if PY_VERSION_HEX < 0x030A0000
+#define FP_CODE_TABLE(code) ((code)->co_lnotab)
+#else
+#define FP_CODE_TABLE(code) ((code)->co_linetable)
+#endif
+
+/* Whether a code object knows columns. */
+#define FP_HAS_POSITIONS (PY_VERSION_HEX >= 0x030B0000)
+/* Whether dictionaries can be watched; older ones carry a version number that each change renews. */
+#define FP_HAS_WATCHERS (PY_VERSION_HEX >= 0x030C0000)
+
+#if PY_VERSION_HEX >= 0x030D0000
+#define fp_lookup_attr PyObject_GetOptionalAttr
+#define fp_dict_get    PyDict_GetItemRef
+#else
+#define fp_lookup_attr _PyObject_LookupAttr
+static inline int fp_dict_get(PyObject *dict, PyObject *key, PyObject **value)
+{
+    *value = PyDict_GetItemWithError(dict, key);
+    Py_XINCREF(*value);
+    return *value != NULL ? 1 : PyErr_Occurred() ? -1 : 0;
+}
+#endif
+
+#if PY_VERSION_HEX < 0x030A0000
+static inline PyObject *Py_NewRef(PyObject *object)
+{
+    Py_INCREF(object);
+    return object;
+}
+static inline PyObject *Py_XNewRef(PyObject *object)
+{
+    Py_XINCREF(object);
+    return object;
+}
+#endif
+
+/* The item or NULL without an exception: the list may shrink in another thread. */
+static inline PyObject *fp_list_get(PyObject *list, Py_ssize_t index)
+{
+    if (index < 0)
+        return NULL;
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *item = PyList_GetItemRef(list, index);
+    if (item == NULL)
+        PyErr_Clear();
+    return item;
+#else
+    return index < PyList_GET_SIZE(list) ? Py_XNewRef(PyList_GET_ITEM(list, index)) : NULL;
+#endif
+}
+
+/* Critical sections exist where threads run at once; elsewhere the GIL is enough. */
+#ifdef Py_GIL_DISABLED
+#define FP_BEGIN_OBJECT(object) Py_BEGIN_CRITICAL_SECTION(object)
+#define FP_END_OBJECT()         Py_END_CRITICAL_SECTION()
+typedef PyMutex fp_mutex;
+#define FP_LOCK(mutex)   PyMutex_Lock(&(mutex))
+#define FP_UNLOCK(mutex) PyMutex_Unlock(&(mutex))
+#else
+#define FP_BEGIN_OBJECT(object) {
+#define FP_END_OBJECT()         }
+typedef char fp_mutex;
+#define FP_LOCK(mutex)          ((void)(mutex))
+#define FP_UNLOCK(mutex)        ((void)(mutex))
+#endif
+
+static inline PyObject *fp_frame_globals(PyFrameObject *frame)
+{
+#if PY_VERSION_HEX >= 0x030B0000
+    return PyFrame_GetGlobals(frame);
+#else
+    return Py_NewRef(frame->f_globals);
+#endif
+}
+
+/* The exception being handled: type is not given, because it is the value's; NULLs where there is none.  New
+ * references. */
+static inline void fp_handled(PyObject **value, PyObject **tb)
+{
+#if PY_VERSION_HEX >= 0x030B0000
+    *value = PyErr_GetHandledException();
+    *tb = *value != NULL ? PyException_GetTraceback(*value) : NULL;
+#else
+    PyObject *type;
+    PyErr_GetExcInfo(&type, value, tb);
+    Py_XDECREF(type);
+#endif
+}
+
+#endif

@@ -1,0 +1,240 @@
+/* Writes a tree of exceptions as the list of texts that format_exception() returns.  Normal context. */
+#include "nodes.h"
+
+enum { GROUP_WIDTH = 15, GROUP_DEPTH = 10 }; /* the defaults of max_group_width and max_group_depth */
+
+struct output {
+    struct fp_tree *tree;
+    PyObject *list;
+    bool chain;
+    int depth;       /* of groups */
+    bool need_close; /* the last member's frame isn't closed yet */
+};
+
+/* Two spaces for each level.  Groups end at a depth of GROUP_DEPTH + 2. */
+static const char *indent(int depth)
+{
+    static const char spaces[] = "                                ";
+    return spaces + sizeof spaces - 1 - 2 * depth;
+}
+
+static int append(PyObject *list, PyObject *text)
+{
+    int result = text != NULL ? PyList_Append(list, text) : -1;
+    Py_XDECREF(text);
+    return result;
+}
+
+/* Each line of the text, however it ends, behind the margin. */
+static PyObject *with_margin(PyObject *text, int depth, char mark)
+{
+    PyObject *margin = PyUnicode_FromFormat("%s%c ", indent(depth), mark), *lines = PyUnicode_Splitlines(text, 1);
+    PyObject *empty = PyUnicode_FromStringAndSize(NULL, 0), *result = NULL;
+    for (Py_ssize_t i = 0; margin != NULL && lines != NULL && i < PyList_GET_SIZE(lines); i++) {
+        PyObject *line = PyUnicode_Concat(margin, PyList_GET_ITEM(lines, i));
+        if (line == NULL || PyList_SetItem(lines, i, line) < 0)
+            Py_CLEAR(lines);
+    }
+    if (margin != NULL && lines != NULL && empty != NULL)
+        result = PyUnicode_Join(empty, lines);
+    Py_XDECREF(margin);
+    Py_XDECREF(lines);
+    Py_XDECREF(empty);
+    return result;
+}
+
+/* Appends the text (which it takes) with the margin of the group it stands in. */
+static int emit_marked(struct output *out, PyObject *text, char mark)
+{
+    if (text == NULL || out->depth == 0)
+        return append(out->list, text);
+    PyObject *marked = with_margin(text, out->depth, mark);
+    Py_DECREF(text);
+    return append(out->list, marked);
+}
+
+static int emit(struct output *out, PyObject *text)
+{
+    return emit_marked(out, text, '|');
+}
+
+static int emit_all(struct output *out, PyObject *texts)
+{
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(texts); i++)
+        if (emit(out, Py_NewRef(PyList_GET_ITEM(texts, i))) < 0)
+            return -1;
+    return 0;
+}
+
+static PyObject *final_line(struct fp_tb *tb, const struct fp_node *node)
+{
+    if (PyUnicode_CheckExact(node->str)) {
+        if (PyUnicode_GET_LENGTH(node->str) == 0)
+            return PyUnicode_FromFormat("%U\n", node->type);
+        return PyUnicode_FromFormat("%U: %U\n", node->type, node->str);
+    }
+    PyObject *function, *line;
+    if (fp_dict_get(tb->std_dict, tb->s._format_final_exc_line, &function) <= 0)
+        return NULL;
+    line = PyObject_CallFunctionObjArgs(function, node->type, node->str, NULL);
+    Py_DECREF(function);
+    return line;
+}
+
+static int emit_note(struct output *out, PyObject *note)
+{
+    PyObject *text = PyObject_Str(note), *newline = PyUnicode_FromString("\n"), *lines = NULL;
+    if (text == NULL) {
+        PyErr_Clear();
+        text = PyUnicode_FromString("<note str() failed>");
+    }
+    if (text != NULL && newline != NULL)
+        lines = PyUnicode_Split(text, newline, -1);
+    int result = lines != NULL ? 0 : -1;
+    for (Py_ssize_t i = 0; result == 0 && i < PyList_GET_SIZE(lines); i++)
+        result = emit(out, PyUnicode_Concat(PyList_GET_ITEM(lines, i), newline));
+    Py_XDECREF(text);
+    Py_XDECREF(newline);
+    Py_XDECREF(lines);
+    return result;
+}
+
+/* format_exception_only() */
+static int emit_exception(struct output *out, const struct fp_node *node)
+{
+    struct fp_tb *tb = out->tree->call->tb;
+    if (node->standard != NULL) {
+        PyObject *lines = PyObject_CallMethodObjArgs(node->standard, tb->s.format_exception_only, NULL);
+        PyObject *list = lines != NULL ? PySequence_List(lines) : NULL;
+        int result = list != NULL ? emit_all(out, list) : -1;
+        Py_XDECREF(lines);
+        Py_XDECREF(list);
+        return result;
+    }
+    if (emit(out, final_line(tb, node)) < 0)
+        return -1;
+    for (Py_ssize_t i = 0; node->notes != NULL && i < PyList_GET_SIZE(node->notes); i++) {
+        PyObject *note = fp_list_get(node->notes, i);
+        int result = note != NULL ? emit_note(out, note) : 0;
+        Py_XDECREF(note);
+        if (result < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int emit_chain(struct output *out, Py_ssize_t at);
+
+/* One member with the line above it; the number beyond the width stands for all further ones. */
+static int emit_member(struct output *out, const struct fp_node *group, Py_ssize_t number, bool last)
+{
+    bool truncated = number >= GROUP_WIDTH;
+    const char *start = number == 0 ? "+-" : "  ";
+    PyObject *title =
+        truncated ? PyUnicode_FromFormat("%s%s+---------------- ... ----------------\n", indent(out->depth), start)
+                  : PyUnicode_FromFormat("%s%s+---------------- %zd ----------------\n", indent(out->depth), start,
+                                         number + 1);
+    if (last)
+        out->need_close = true; /* a member that is a group may close for us */
+    if (append(out->list, title) < 0)
+        return -1;
+    out->depth++;
+    Py_ssize_t more = group->members - GROUP_WIDTH;
+    int result = truncated ? emit(out, PyUnicode_FromFormat("and %zd more exception%s\n", more, more > 1 ? "s" : ""))
+                           : emit_chain(out, group->first_member + number);
+    if (result == 0 && last && out->need_close) {
+        result =
+            append(out->list, PyUnicode_FromFormat("%s+------------------------------------\n", indent(out->depth)));
+        out->need_close = false;
+    }
+    out->depth--;
+    return result;
+}
+
+static int emit_group(struct output *out, const struct fp_node *node)
+{
+    struct fp_tb *tb = out->tree->call->tb;
+    bool outermost = out->depth == 0;
+    if (outermost)
+        out->depth++;
+    if (node->stack != NULL &&
+        (emit_marked(out, Py_NewRef(tb->group_heading), outermost ? '+' : '|') < 0 || emit_all(out, node->stack) < 0))
+        return -1;
+    if (emit_exception(out, node) < 0)
+        return -1;
+    Py_ssize_t count = node->members <= GROUP_WIDTH ? node->members : GROUP_WIDTH + 1;
+    out->need_close = false;
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (emit_member(out, node, i, i == count - 1) < 0)
+            return -1;
+    if (outermost)
+        out->depth = 0;
+    return 0;
+}
+
+static int emit_one(struct output *out, const struct fp_node *node)
+{
+    struct fp_tb *tb = out->tree->call->tb;
+    if (node->members < 0) {
+        if (node->stack != NULL && (emit(out, Py_NewRef(tb->heading)) < 0 || emit_all(out, node->stack) < 0))
+            return -1;
+        return emit_exception(out, node);
+    }
+    if (out->depth > GROUP_DEPTH)
+        return emit(out, PyUnicode_FromFormat("... (max_group_depth is %d)\n", GROUP_DEPTH));
+    return emit_group(out, node);
+}
+
+/* The node that is shown before this one, and the sentence between them. */
+static Py_ssize_t before(struct fp_tb *tb, const struct fp_node *node, PyObject **message)
+{
+    *message = NULL;
+    if (node->cause >= 0) {
+        *message = tb->cause_message;
+        return node->cause;
+    }
+    if (node->context >= 0 && !node->suppress_context) {
+        *message = tb->context_message;
+        return node->context;
+    }
+    return -1;
+}
+
+/* An exception with what led to it, the first one first. */
+static int emit_chain(struct output *out, Py_ssize_t at)
+{
+    struct fp_tb *tb = out->tree->call->tb;
+    struct fp_node *nodes = out->tree->nodes;
+    PyObject *message;
+    Py_ssize_t count = 1, last = at, next;
+    while (out->chain && (next = before(tb, &nodes[last], &message)) >= 0) {
+        last = next;
+        count++;
+    }
+    Py_ssize_t *order = PyMem_Malloc((size_t)count * sizeof *order);
+    if (order == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t i = count - 1; i >= 0; i--) {
+        order[i] = at;
+        if (i > 0)
+            at = before(tb, &nodes[at], &message);
+    }
+    int result = 0;
+    for (Py_ssize_t i = 0; i < count && result == 0; i++) {
+        before(tb, &nodes[order[i]], &message);
+        if (i > 0)
+            result = emit(out, Py_NewRef(message));
+        if (result == 0)
+            result = emit_one(out, &nodes[order[i]]);
+    }
+    PyMem_Free(order);
+    return result;
+}
+
+int fp_tree_emit(struct fp_tree *tree, enum fp_scope scope, PyObject *list)
+{
+    struct output out = {.tree = tree, .list = list, .chain = scope == FP_CHAIN};
+    return scope == FP_ONLY ? emit_exception(&out, &tree->nodes[0]) : emit_chain(&out, 0);
+}

@@ -1,0 +1,35 @@
+"""CPython's own test_traceback, unmodified, from the installed interpreter.
+
+With faultproof no test fails that passes without.
+
+There is no list of exclusions: what may fail is what fails with the standard module on the same interpreter.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+RUNNER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "run_swapped.py")
+
+
+def outcome(which: str, name: str) -> dict:
+    command = [sys.executable, "-W", "ignore", RUNNER, which, name]
+    result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=900)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_the_interpreters_own_tests():
+    if importlib.util.find_spec("test") is None or importlib.util.find_spec("test.test_traceback") is None:
+        pytest.skip("this interpreter is installed without the test package")
+    standard, ours = outcome("standard", "test_traceback"), outcome("faultproof", "test_traceback")
+    assert ours["ours"] and not standard["ours"], "the module under test is not the one that was meant"
+    assert len(standard["passed"]) > 60
+    assert set(standard["passed"]) <= set(ours["passed"]), sorted(set(standard["passed"]) - set(ours["passed"]))
+    assert set(ours["failed"]) <= set(standard["failed"])

@@ -1,0 +1,38 @@
+"""faultproof.traceback against the running interpreter's own module: generated exceptions, library positions.
+
+Both run in a child process: pytest imports packages that replace parts of the standard module on older interpreters.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SOAK = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "bench", "soak")
+
+
+def start(name: str, *args: str) -> subprocess.Popen:
+    command = [sys.executable, "-X", "utf8", os.path.join(SOAK, name), *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finish(process: subprocess.Popen) -> str:
+    output = process.communicate(timeout=900)[0].decode("utf-8", "replace")
+    assert process.returncode == 0, output[-6000:]
+    return output
+
+
+def test_trees_of_exceptions():
+    """2,000 examples, half of them in each of two processes."""
+    pytest.importorskip("hypothesis")
+    for process in [start("traceback_differential.py", "1000") for _ in range(2)]:
+        assert " 0 differences" in finish(process)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="no columns and no carets before 3.11")
+def test_positions_of_the_library():
+    counts = finish(start("traceback_positions.py", "97", "3"))
+    assert "'positions'" in counts and "'differences'" not in counts

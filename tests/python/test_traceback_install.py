@@ -1,0 +1,230 @@
+"""faultproof.install() and uninstall() for traceback: identity, pickles, what gains from it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+
+
+def in_child(program: str, *options: str, **environment: str) -> str:
+    command = [sys.executable, *options, "-c", textwrap.dedent(program)]
+    result = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", timeout=300, env={**os.environ, **environment}
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_nothing_is_installed_by_an_import():
+    in_child("""
+        import sys, traceback
+        before = dict(vars(traceback))
+        import faultproof, faultproof.traceback
+        assert sys.modules["traceback"] is traceback
+        changed = [name for name in before if vars(traceback)[name] is not before[name] and not name.startswith("__")]
+        assert changed in ([], ["_colorize"]), changed
+    """)
+
+
+def test_identity_and_idempotence():
+    in_child("""
+        import sys, traceback as standard
+        from traceback import format_exc as bound_earlier
+        before = {name: getattr(standard, name) for name in standard.__all__}
+        import faultproof
+        faultproof.uninstall()
+        for _ in range(3):
+            faultproof.install()
+            faultproof.install()
+            import traceback
+            import faultproof.traceback as ours
+            assert traceback is ours and sys.modules["traceback"] is ours
+            assert standard.format_exc is ours.format_exc is not before["format_exc"]
+            assert bound_earlier is before["format_exc"]
+            assert traceback.TracebackException is before["TracebackException"]
+            faultproof.uninstall()
+            faultproof.uninstall()
+            assert sys.modules["traceback"] is standard
+            assert all(getattr(standard, name) is value for name, value in before.items())
+            import traceback
+            assert traceback is standard
+            assert ours.format_exc is not standard.format_exc
+    """)
+
+
+def test_what_was_replaced_meanwhile_stays():
+    in_child("""
+        import faultproof, traceback as standard
+        faultproof.install()
+        import traceback
+        mine = lambda: "mine"
+        traceback.format_exc = mine
+        assert standard.format_exc is mine
+        faultproof.uninstall()
+        assert standard.format_exc is mine
+    """)
+
+
+def test_logging_and_others_use_it():
+    in_child("""
+        import concurrent.futures, io, logging, unittest
+        import traceback as standard
+        import faultproof
+        calls = []
+        faultproof.install()
+        import faultproof.traceback as ours
+        assert logging.traceback.print_exception is ours.print_exception
+        stream = io.StringIO()
+        logger = logging.Logger("x")
+        logger.addHandler(logging.StreamHandler(stream))
+        try:
+            1 / 0
+        except ZeroDivisionError:
+            logger.exception("failed", stack_info=True)
+        text = stream.getvalue()
+        assert "ZeroDivisionError: division by zero" in text and "Stack (most recent call last)" in text
+        faultproof.uninstall()
+        stream.truncate(0), stream.seek(0)
+        try:
+            1 / 0
+        except ZeroDivisionError:
+            logger.exception("failed", stack_info=True)
+        changed = [pair for pair in zip(text.splitlines(), stream.getvalue().splitlines()) if pair[0] != pair[1]]
+        assert all("line" in pair[0] for pair in changed)
+    """)
+
+
+def test_fresh_import_of_the_module_while_installed():
+    in_child("""
+        import sys, faultproof
+        faultproof.install()
+        import faultproof.traceback as first
+        del sys.modules["faultproof.traceback"]
+        import faultproof.traceback as second
+        assert second._faultproof_standard is first._faultproof_standard
+        try:
+            1 / 0
+        except ZeroDivisionError:
+            assert second.format_exc() == first.format_exc()
+    """)
+
+
+def test_pickles_load_without_faultproof(tmp_path):
+    path = str(tmp_path / "pickles")
+    in_child(f"""
+        import copy, pickle, sys
+        import faultproof, faultproof.traceback as ours
+        try:
+            1 / 0
+        except ZeroDivisionError as error:
+            summary = list(ours.extract_tb(error.__traceback__))
+            before = pickle.dumps(ours.format_exc)
+        assert copy.copy(ours.format_exc) is ours.format_exc and copy.deepcopy(ours.print_exc) is ours.print_exc
+        faultproof.install()
+        import traceback
+        after = pickle.dumps(traceback.format_exc)
+        assert pickle.loads(after) is traceback.format_exc
+        assert pickle.loads(pickle.dumps(ours.format_exc_bytes)) is ours.format_exc_bytes
+        if not hasattr(traceback.FrameSummary, "_code"):
+            after_summary = pickle.dumps(summary)
+        else:
+            after_summary = pickle.dumps(None)  # holds a code object, as in the standard module
+        with open({path!r}, "wb") as file:
+            pickle.dump([before, after, after_summary], file)
+    """)
+    loaded = in_child(
+        f"""
+        import pickle, sys
+        sys.modules["faultproof"] = None
+        with open({path!r}, "rb") as file:
+            parts = [pickle.loads(part) for part in pickle.load(file)]
+        import traceback
+        assert parts[0] is traceback.format_exc and parts[1] is traceback.format_exc
+        print("loaded")
+        """
+    )
+    assert loaded == "loaded\n"
+    assert pickle.loads(pickle.dumps(3)) == 3
+
+
+def test_subclasses_and_other_uses():
+    in_child("""
+        import faultproof
+        faultproof.install()
+        import traceback
+        class Mine(traceback.TracebackException):
+            def format(self, **kwargs):
+                yield "mine"
+        class Stack(traceback.StackSummary):
+            def format_frame_summary(self, summary, **kwargs):
+                return summary.name + "\\n"
+        try:
+            1 / 0
+        except ZeroDivisionError as error:
+            assert list(Mine.from_exception(error).format()) == ["mine"]
+            stack = Stack.extract(traceback.walk_tb(error.__traceback__))
+            import sys
+            if sys.version_info >= (3, 11):
+                assert stack.format() == ["<module>\\n"]
+            tb = error.__traceback__
+            assert traceback.format_list(traceback.extract_tb(tb)) == traceback.format_tb(tb)
+        class WithMethod:
+            show = traceback.format_exception_only
+        assert WithMethod().show.__self__.__class__ is WithMethod
+    """)
+
+
+def test_at_the_end_of_the_process():
+    output = in_child("""
+        import atexit, sys, faultproof
+        faultproof.install()
+        import traceback
+        class Late:
+            def __del__(self):
+                try:
+                    1 / 0
+                except ZeroDivisionError:
+                    print(traceback.format_exc().splitlines()[-1], flush=True)
+        keep = Late()
+        sys.modules["__main__"].keep = keep
+        atexit.register(lambda: print("at exit", flush=True))
+    """)
+    assert output.startswith("at exit\n")
+
+
+def test_in_subinterpreters():
+    in_child("""
+        try:
+            import _interpreters as interpreters
+        except ImportError:
+            try:
+                import _xxsubinterpreters as interpreters
+            except ImportError:
+                raise SystemExit(0)
+        import faultproof
+        faultproof.install()
+        program = '''if True:
+            import faultproof
+            faultproof.install()
+            import traceback
+            for _ in range(50):
+                try:
+                    1 / 0
+                except ZeroDivisionError:
+                    assert "division by zero" in traceback.format_exc()
+            faultproof.uninstall()
+        '''
+        import traceback
+        for _ in range(3):
+            one = interpreters.create()
+            error = interpreters.run_string(one, program)
+            assert error is None, error
+            interpreters.destroy(one)
+            try:
+                1 / 0
+            except ZeroDivisionError:
+                assert "division by zero" in traceback.format_exc()
+    """)
