@@ -72,6 +72,7 @@ FIELDS = {
     "frame_is_entry": {V11: "offsetof(_PyInterpreterFrame, is_entry)", V12: "-1"},
     "frame_lineno": {V9: "offsetof(PyFrameObject, f_lineno)", V11: "-1"},
     "frame_trace": {V9: "offsetof(PyFrameObject, f_trace)", V11: "-1"},
+    "frame_gen": {V9: "offsetof(PyFrameObject, f_gen)", V11: "-1"},
     # bits of the tagged reference (_PyStackRef) in frame_code that are no part of the address
     "frame_code_tag": {V9: "0", V14: "7"},
     "frame_tlbc_index": {V14: "FP_FREE_THREADED(offsetof(_PyInterpreterFrame, tlbc_index))"},
@@ -85,6 +86,8 @@ FIELDS = {
     "code_bytes": {V9: "offsetof(PyCodeObject, co_code)", V11: "-1"},
     "code_size": {V11: "offsetof(PyVarObject, ob_size)"},
     "code_adaptive": {V11: "offsetof(PyCodeObject, co_code_adaptive)"},
+    "code_flags": {V9: "offsetof(PyCodeObject, co_flags)"},
+    "code_version": {V12: "offsetof(PyCodeObject, co_version)"},
     "code_tlbc": {V14: "FP_FREE_THREADED(offsetof(PyCodeObject, co_tlbc))"},
     "object_type": {V9: "offsetof(PyObject, ob_type)"},
     "object_refcnt": {V9: "FP_GIL(offsetof(PyObject, ob_refcnt))"},

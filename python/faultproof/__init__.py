@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ._install import install, uninstall
 
-__all__ = ["capabilities", "install", "uninstall"]
+__all__ = ["capabilities", "get_include", "install", "uninstall"]
 __version__ = "0.1.0"
 
 
@@ -18,3 +18,14 @@ def capabilities() -> dict[str, object]:
     from . import faulthandler
 
     return faulthandler._capabilities()
+
+
+def get_include() -> str:
+    """The folder with ``faultproof.h``, for building extensions that use the C API."""
+    import os.path
+
+    here = os.path.dirname(os.path.abspath(__file__))
+    installed = os.path.join(here, "include")
+    if os.path.isdir(installed):
+        return installed
+    return os.path.join(os.path.dirname(os.path.dirname(here)), "include")  # an editable installation: the tree's

@@ -74,6 +74,9 @@ extern PyMethodDef fp_ext_timed_methods[];
 void fp_ext_altstack_start(enum fp_altstack_scope scope);
 void fp_ext_altstack_stop(void);
 
+/* capsule.c: adds the C API to the module.  0, or -1 with an exception set. */
+int fp_ext_capsule_add(PyObject *module);
+
 /* crash.c: the private functions that crash, for tests. */
 extern PyMethodDef fp_ext_crash_methods[];
 

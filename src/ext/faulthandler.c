@@ -189,7 +189,7 @@ static int delegate(PyObject *module, enum fp_status status)
 static int module_exec(PyObject *module)
 {
     enum fp_status status = fp_ext_start();
-    if (PyModule_AddFunctions(module, fp_ext_probe_methods) < 0)
+    if (PyModule_AddFunctions(module, fp_ext_probe_methods) < 0 || fp_ext_capsule_add(module) < 0)
         return -1;
     if (status != FP_OK)
         return delegate(module, status);

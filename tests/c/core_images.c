@@ -198,6 +198,7 @@ static uint64_t dump(int fd, bool still)
     session.reader = (struct fp_reader){.kind = FP_READER_TEST, .fds = {-1, -1}, .copy = copy};
     memset(session.rows, 0, sizeof(session.rows));
     session.row_used = 0;
+    fp_walk_lend(&session.walk, &session.memory);
     fp_walk_init(&session.walk, &session.reader, &target, true);
     image.reads = 0;
     (void)fp_dump_on(&session, &options, &caller, "", 0);

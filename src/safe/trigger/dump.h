@@ -63,6 +63,7 @@ enum { FP_ROWS = 256, FP_ROW_TEXT = 32 << 10 };
 struct fp_session {
     struct fp_reader reader;
     struct fp_walk walk;
+    struct fp_walk_memory memory;
     struct fp_out *out;
     struct fp_unwind unwind;
     struct fp_shown_row rows[FP_ROWS];

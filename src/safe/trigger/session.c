@@ -23,6 +23,7 @@ static struct fp_session *take_free(void)
     for (int i = 0; i < SESSIONS; i++)
         if (!atomic_exchange_explicit(&pool[i].used, true, memory_order_acquire)) {
             pool[i].session.out = &pool[i].out;
+            fp_walk_lend(&pool[i].session.walk, &pool[i].session.memory);
             return &pool[i].session;
         }
     return NULL;

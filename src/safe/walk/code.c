@@ -5,8 +5,7 @@
 enum { TABLE_PIECE = 256, TABLE_SEEN = 4096 };
 enum { ARENA_LOW = 2 * 500 * 10 }; /* two texts of the default limit, escaped */
 
-/* Byte offset of the instruction; false if it doesn't lie in the code object. */
-static bool lasti_of(struct fp_walk *w, const struct fp_raw *raw, int32_t *lasti)
+bool fp_frame_offset(struct fp_walk *w, const struct fp_raw *raw, int32_t *lasti)
 {
     const struct fp_layout *l = &w->target->layout;
     uint64_t size;
@@ -42,7 +41,7 @@ static int32_t line_of_frame(struct fp_walk *w, const struct fp_raw *raw)
     return (int32_t)fp_load32(w->reader, raw->frame + (fp_addr)l->frame_lineno);
 }
 
-static int32_t line_of(struct fp_walk *w, const struct fp_raw *raw, int32_t lasti)
+int32_t fp_frame_line(struct fp_walk *w, const struct fp_raw *raw, int32_t lasti)
 {
     const struct fp_layout *l = &w->target->layout;
     int32_t line = line_of_frame(w, raw);
@@ -87,7 +86,7 @@ void fp_frame_decode(struct fp_walk *w, const struct fp_raw *raw, struct fp_fram
         out->status = FP_NOT_A_CODE;
         return;
     }
-    bool inside = lasti_of(w, raw, &out->lasti);
+    bool inside = fp_frame_offset(w, raw, &out->lasti);
     fp_addr file = fp_load64(r, raw->code + (fp_addr)l->code_filename);
     fp_addr name = fp_load64(r, raw->code + (fp_addr)l->code_name);
     if (fp_reader_faulted(r)) {
@@ -97,7 +96,7 @@ void fp_frame_decode(struct fp_walk *w, const struct fp_raw *raw, struct fp_fram
     }
     out->status = inside ? FP_OK : FP_NOT_A_FRAME;
     if (inside)
-        out->line = line_of(w, raw, out->lasti);
+        out->line = fp_frame_line(w, raw, out->lasti);
     enum fp_status got = fp_text_read(w, file, &out->file);
     enum fp_status got_name = fp_text_read(w, name, &out->name);
     if (out->status == FP_OK)
@@ -130,7 +129,7 @@ uint64_t fp_frame_evidence(struct fp_walk *w, const struct fp_raw *raw)
     struct fp_reader *r = w->reader;
     int32_t lasti;
 
-    if (!fp_type_is(w, raw->code, w->target->code_type) || !lasti_of(w, raw, &lasti))
+    if (!fp_type_is(w, raw->code, w->target->code_type) || !fp_frame_offset(w, raw, &lasti))
         return 0;
     const uint64_t head[] = {
         raw->code,

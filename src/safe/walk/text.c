@@ -152,3 +152,67 @@ enum fp_status fp_text_read(struct fp_walk *w, fp_addr str, struct fp_text *out)
         *slot = (struct fp_text_slot){str, w->generation, *out};
     return status;
 }
+
+/* A string that is being written into a buffer of limited size. */
+struct bounded {
+    char *end;
+    size_t room; /* bytes, without the terminator */
+    bool cut;
+};
+
+static void bounded_put(struct bounded *b, uint32_t c)
+{
+    size_t need = c >= ' ' && c < 0x7f ? 1 : c < 0x100 ? 4 : c < 0x10000 ? 6 : ESCAPED_MAX;
+    b->cut = need > b->room;
+    if (b->cut)
+        return;
+    b->end = escape(b->end, c);
+    b->room -= need;
+}
+
+/* Escapes n characters of `width` bytes, until the buffer is full. */
+static void bounded_put_all(struct bounded *b, const unsigned char *data, size_t n, unsigned width)
+{
+    for (size_t i = 0; i < n && !b->cut;) {
+        uint64_t word = 0;
+        if (width == 1 && i + 8 <= n && b->room >= 8)
+            memcpy(&word, data + i, 8);
+        if (word != 0 && printable8(word)) {
+            memcpy(b->end, &word, 8);
+            b->end += 8;
+            b->room -= 8;
+            i += 8;
+        }
+        else {
+            bounded_put(b, character(data, i++, width));
+        }
+    }
+}
+
+enum fp_status fp_text_copy(struct fp_walk *w, fp_addr str, char *out, size_t size, bool *cut)
+{
+    unsigned char stage[STAGE];
+    struct bounded b = {out, size - 1, false};
+    struct header h;
+
+    *out = '\0';
+    *cut = false;
+    enum fp_status status = header_read(w, str, &h);
+    if (status != FP_OK)
+        return status;
+    for (uint64_t left = h.length; left > 0 && !b.cut;) {
+        size_t n = left < STAGE / h.width ? (size_t)left : STAGE / h.width;
+        if (!fp_read(w->reader, stage, h.data, n * h.width)) {
+            (void)fp_reader_faulted(w->reader);
+            w->bad_address = h.data;
+            *out = '\0';
+            return FP_UNREADABLE;
+        }
+        bounded_put_all(&b, stage, n, (unsigned)h.width);
+        h.data += n * h.width;
+        left -= n;
+    }
+    *b.end = '\0';
+    *cut = b.cut;
+    return FP_OK;
+}

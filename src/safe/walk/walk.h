@@ -30,6 +30,13 @@ struct fp_text_slot {
     struct fp_text text;
 };
 
+/* The large parts of a walk.  A reading that needs no texts, or no chain, does without: see fp_walk_lend. */
+struct fp_walk_memory {
+    struct fp_raw raw[FP_CHAIN_MAX], known[FP_CHAIN_MAX];
+    struct fp_text_slot slots[FP_TEXT_SLOTS];
+    char arena[FP_TEXT_ARENA];
+};
+
 struct fp_walk {
     struct fp_reader *reader;
     const struct fp_target *target;
@@ -40,16 +47,25 @@ struct fp_walk {
 
     /* The chain of the thread that is read: raw[0] is the most recent frame. */
     uint32_t n_raw;
-    bool raw_complete; /* the chain's root is in raw; else more frames follow after raw[n_raw - 1] */
-    struct fp_raw raw[FP_CHAIN_MAX];
-    struct fp_raw known[FP_CHAIN_MAX]; /* the first reading, see snapshot.c */
+    bool raw_complete;    /* the chain's root is in raw; else more frames follow after raw[n_raw - 1] */
+    struct fp_raw *raw;   /* FP_CHAIN_MAX of them */
+    struct fp_raw *known; /* as many: the first reading, see snapshot.c */
     uint32_t n_known;
 
     uint32_t arena_used;
-    uint32_t generation; /* slots of another one are empty; goes up when the arena is used for other texts */
-    struct fp_text_slot slots[FP_TEXT_SLOTS];
-    char arena[FP_TEXT_ARENA];
+    uint32_t generation;        /* slots of another one are empty; goes up when the arena is used for other texts */
+    struct fp_text_slot *slots; /* FP_TEXT_SLOTS of them */
+    char *arena;                /* FP_TEXT_ARENA bytes */
 };
+
+/* Lends a walk its memory, before or after fp_walk_init. */
+static inline void fp_walk_lend(struct fp_walk *walk, struct fp_walk_memory *memory)
+{
+    walk->raw = memory->raw;
+    walk->known = memory->known;
+    walk->slots = memory->slots;
+    walk->arena = memory->arena;
+}
 
 /* Gets a walk ready: forgets all texts. */
 FP_HIDDEN void fp_walk_init(struct fp_walk *walk, struct fp_reader *reader, const struct fp_target *target, bool exact);
@@ -101,6 +117,10 @@ FP_HIDDEN enum fp_status fp_snapshot_read(struct fp_walk *walk, fp_addr tstate) 
 /* What tells a frame's row apart from others with the same code object: the instruction, and a line of its own. */
 FP_HIDDEN uint64_t fp_frame_key(struct fp_walk *walk, const struct fp_raw *raw);
 
+/* code.c: byte offset of a frame's instruction in its code object; false if it lies outside of it. */
+FP_HIDDEN bool fp_frame_offset(struct fp_walk *walk, const struct fp_raw *raw, int32_t *lasti);
+/* The line of that instruction; -1: unknown. */
+FP_HIDDEN int32_t fp_frame_line(struct fp_walk *walk, const struct fp_raw *raw, int32_t lasti);
 /* code.c: a hash over all the memory that fp_frame_decode reads; 0: not a code object with sound parts.  Equal before
    and after a decoding: what was decoded was one thing. */
 FP_HIDDEN uint64_t fp_frame_evidence(struct fp_walk *walk, const struct fp_raw *raw);
@@ -112,6 +132,10 @@ FP_HIDDEN void fp_frame_decode(struct fp_walk *walk, const struct fp_raw *raw, s
 
 /* text.c */
 FP_HIDDEN enum fp_status fp_text_read(struct fp_walk *walk, fp_addr str, struct fp_text *out) FP_MUST_CHECK;
+/* A str, escaped, as a terminated string in `out` of `size` bytes (8 or more); no escape is cut in two.  *cut: there
+   was more.  Needs no memory lent.  FP_OK, or FP_UNREADABLE and an empty string. */
+FP_HIDDEN enum fp_status fp_text_copy(struct fp_walk *walk, fp_addr str, char *out, size_t size,
+                                      bool *cut) FP_MUST_CHECK;
 
 /* Is this an object of that type, and alive?  A freed object has a free list's pointer, or 0, where its reference count
    was.  A live count has no bit between 40 and 47: a small number, or 3.14's flags from bit 48 on. */

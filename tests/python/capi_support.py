@@ -1,0 +1,50 @@
+"""Builds tests/c/capi_probe.c, an extension that uses the C API, for the interpreter that runs the tests."""
+
+from __future__ import annotations
+
+import importlib.util
+import pathlib
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+
+import pytest
+
+TESTS = pathlib.Path(__file__).resolve().parent.parent
+ROOT = TESTS.parent
+CC = shutil.which("cc") or shutil.which("gcc")
+
+
+def python_flags() -> list[str]:
+    paths = sysconfig.get_paths()
+    return [f"-I{p}" for p in dict.fromkeys((paths["include"], paths["platinclude"]))]
+
+
+def load_probe():
+    """The module capi_probe; skips where it can't be built."""
+    import faultproof
+
+    if CC is None:
+        pytest.skip("no C compiler", allow_module_level=True)
+    if not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").exists():
+        pytest.skip("the interpreter's headers aren't installed", allow_module_level=True)
+    target = pathlib.Path(tempfile.mkdtemp(), "capi_probe.so")
+    command = [CC, "-O1", "-g", "-shared", "-fPIC", "-Wall", *python_flags(), f"-I{faultproof.get_include()}"]
+    subprocess.run([*command, str(TESTS / "c" / "capi_probe.c"), "-o", str(target)], check=True)
+    spec = importlib.util.spec_from_file_location("capi_probe", target)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.path = str(target)
+    return module
+
+
+_probe = None
+
+
+def probe():
+    """Built and imported once a test run."""
+    global _probe
+    if _probe is None:
+        _probe = load_probe()
+    return _probe
