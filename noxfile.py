@@ -20,6 +20,10 @@ NAMES = [f"python3.{minor}" for minor in range(9, 16)] + ["python3.13t", "python
 PYTHONS = os.environ.get("FAULTPROOF_PYTHONS", "").split() or [p for p in map(shutil.which, NAMES) if p]
 
 
+# The versions for which the projects under tests/consumer are built with every build system.
+CONSUMERS = {(3, 9), (3, 15)}
+
+
 def facts(python: str) -> tuple[tuple[int, int], bool]:
     """Version and whether the build is free-threaded."""
     code = "import sys, sysconfig; print(*sys.version_info[:2], int(bool(sysconfig.get_config_var('Py_GIL_DISABLED'))))"
@@ -43,7 +47,11 @@ def tests(session: nox.Session) -> None:
     hypothesis = "hypothesis<6.156" if free_threaded and version == (3, 13) else "hypothesis>=6"
     session.install("pytest>=8", hypothesis)
     session.install(".")
-    session.run("python", "-m", "pytest", "-q", *session.posargs)
+    consumers = version in CONSUMERS and not free_threaded
+    if consumers:
+        session.install("setuptools", "cython", "meson", "ninja", "cmake")
+    selection = [] if consumers else ["-m", "not consumer"]
+    session.run("python", "-m", "pytest", "-q", *selection, *session.posargs)
     if version >= (3, 14) and not session.posargs:
         # the interpreter's own compiler changes how frames are run
         jit = [

@@ -11,8 +11,8 @@ import importlib
 import sys
 from collections import namedtuple
 
-# One row: the standard module's name, and what to do; both functions are called once for each change of state.  install
-# gets the file that reports go to, where it matters.
+# One row: the standard module's name, and what to do; both functions are called once for each change of state; install
+# gets the file that reports go to.
 DropIn = namedtuple("DropIn", ["name", "install", "remove"])
 
 # What stood in sys.modules, and the standard module's own values, by the module's name.
@@ -54,7 +54,7 @@ def _faulthandler_functions(standard: object, ours: object) -> dict[str, object]
 
 
 def _install_faulthandler(file: object) -> None:
-    """An active standard handler is disabled and ours enabled in its place; what is pending there can't be taken over."""
+    """An active standard handler is disabled and ours enabled in its place; what is pending there stays there."""
     global _standard_faulthandler
     try:
         standard = importlib.import_module("faulthandler")
@@ -107,8 +107,8 @@ _installed: list[DropIn] = []
 def install(file: object = None) -> None:
     """Replace the standard modules for the whole process.  A second call changes nothing.
 
-    file: where reports go if the standard fault handler is enabled and ours takes its place (an object with fileno(), or
-    a descriptor); None: sys.stderr.  A pending dump_traceback_later() of the standard module, and signals that were
+    file: where reports go if the standard fault handler is enabled and ours takes its place (an object with fileno()
+    or a descriptor); None: sys.stderr.  A pending dump_traceback_later() of the standard module, and signals that were
     registered there, stay with it: cancel them before, they can't be seen from outside.
     """
     for row in DROP_INS:

@@ -177,9 +177,9 @@ def test_threads_that_python_does_not_know():
     code = """
 fh.enable()
 thread = ctypes.c_ulong()
-libc.pthread_create(ctypes.byref(thread), None, libc.raise_ if hasattr(libc, "raise_") else ctypes.cast(libc["raise"], ctypes.c_void_p),
-                    ctypes.c_void_p(6))
-def f(): time.sleep(60)
+def f():
+    libc.pthread_create(ctypes.byref(thread), None, ctypes.cast(libc["raise"], ctypes.c_void_p), ctypes.c_void_p(6))
+    time.sleep(60)
 f()
 """
     text = run(code, -signal.SIGABRT)
