@@ -11,6 +11,12 @@
 #define NOT_A_DESCRIPTOR "file is not a valid file descriptor"
 #endif
 
+#ifdef Py_GIL_DISABLED
+#define FREE_THREADED 1
+#else
+#define FREE_THREADED 0
+#endif
+
 static PyObject *standard_error(void)
 {
     PyObject *file = PySys_GetObject("stderr");
@@ -146,6 +152,7 @@ int fp_ext_options_check(const struct fp_ext_options *o, struct fp_dump_options 
         .style = {.thread_names = PY_VERSION_HEX >= 0x030e0000,
                   .fpe_hyphen = PY_VERSION_HEX >= 0x030d0000,
                   .frames_cut = PY_VERSION_HEX < 0x030d0000,
+                  .gil_note = PY_VERSION_HEX >= 0x030e0000 && FREE_THREADED,
                   .modules = PY_VERSION_HEX >= 0x030a0000},
     };
     return 0;

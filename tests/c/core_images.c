@@ -183,6 +183,8 @@ static void build(uint32_t version, bool free_threaded)
     modules_of(interp);
 }
 
+static bool gil_note; /* as free-threaded 3.14 and later */
+
 /* One dump of all threads into `fd`; returns how many reads it took. */
 static uint64_t dump(int fd, bool still)
 {
@@ -192,8 +194,9 @@ static uint64_t dump(int fd, bool still)
                                             .max_frames = 100,
                                             .max_chars = 500,
                                             .budget_ns = 10000000000,
-                                            .style = {.modules = true, .frames_cut = true}};
-    const struct fp_dump_caller caller = {.thread_id = 0x1000, .is_this_thread = still, .modules = true};
+                                            .style = {.modules = true, .frames_cut = true, .gil_note = gil_note}};
+    const struct fp_dump_caller caller = {
+        .thread_id = 0x1000, .is_this_thread = still, .modules = true, .context = &image};
     session.out = &session_out;
     session.reader = (struct fp_reader){.kind = FP_READER_TEST, .fds = {-1, -1}, .copy = copy};
     memset(session.rows, 0, sizeof(session.rows));
@@ -240,6 +243,26 @@ static void sound_images(void)
         }
         close(fd);
     }
+}
+
+/* The line that free-threaded 3.14 asks for, then the current stack, then the other threads. */
+static void the_note_of_free_threading(void)
+{
+    static const char start[] =
+        "<Cannot show all threads while the GIL is disabled>\nStack (most recent call first):\n";
+    char text[1 << 15] = {0};
+    int fd = memfd_create("text", 0), threads = 0;
+    build(0x030e0000, true);
+    gil_note = true;
+    dump(fd, true);
+    gil_note = false;
+    CHECK(pread(fd, text, sizeof(text) - 1, 0) > 0);
+    CHECK(memcmp(text, start, sizeof(start) - 1) == 0);
+    for (const char *at = text; (at = strstr(at, "\n\nThread 0x")) != NULL; at++)
+        threads++;
+    CHECK_EQUAL(threads, THREADS - 1);
+    CHECK(strstr(text, "Current thread") == NULL);
+    close(fd);
 }
 
 static void each_read_fails(void)
@@ -295,6 +318,7 @@ static void damaged_images(void)
 
 static const struct check_case cases[] = {
     {"sound images", sound_images},
+    {"the note of free-threading", the_note_of_free_threading},
     {"each read fails", each_read_fails},
     {"damaged images", damaged_images},
 };

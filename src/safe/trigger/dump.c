@@ -291,16 +291,17 @@ static fp_addr first_interp(struct dump *d)
 }
 
 /* That interpreter first, then the others. */
-static void show_all(struct dump *d)
+static void show_all(struct dump *d, bool without_current)
 {
     uint64_t budget = d->options->max_threads;
     fp_addr own = first_interp(d);
-    bool skip = d->current != 0 && !current_in_reach(d, own);
+    bool first = !without_current && d->current != 0 && !current_in_reach(d, own);
+    bool skip = without_current || first;
     int interps = 0;
 
     if (own == 0)
         fp_text_end(d->out, FP_UNREADABLE, d->walk->target->runtime);
-    if (skip)
+    if (first)
         show_thread(d, d->current);
     if (own != 0 && !show_interp(d, own, skip, &budget))
         return;
@@ -319,6 +320,15 @@ static void show_one(struct dump *d)
         fp_text_end(d->out, FP_UNREADABLE, d->current);
     else
         show_frames(d, &thread);
+}
+
+/* What free-threaded 3.14 and later write in a fatal report: this line and the current stack.  The others follow. */
+static void show_after_note(struct dump *d)
+{
+    FP_OUT_LITERAL(d->out, "<Cannot show all threads while the GIL is disabled>\n");
+    show_one(d);
+    d->shown++;
+    show_all(d, true);
 }
 
 struct module_list {
@@ -366,8 +376,10 @@ enum fp_status fp_dump_on(struct fp_session *s, const struct fp_dump_options *op
         d.held_gil = gil_of(&s->walk, interp);
     if (options->all_threads && options->style.thread_names)
         d.tasks = open("/proc/self/task", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (options->all_threads)
-        show_all(&d);
+    if (options->all_threads && options->style.gil_note && caller->context != NULL)
+        show_after_note(&d);
+    else if (options->all_threads)
+        show_all(&d, false);
     else
         show_one(&d);
     if (options->c_stack) {

@@ -16,6 +16,7 @@ struct fp_style {
     bool thread_names; /* 3.14 and later */
     bool fpe_hyphen;   /* "Floating-point exception": 3.13 and later; before: "Floating point exception" */
     bool frames_cut;   /* "  ..." after the last frame that max_frames lets through */
+    bool gil_note;     /* free-threaded 3.14 and later say in fatal reports that they can't show all threads */
     bool modules;      /* the extension modules line: 3.10 and later */
 };
 
