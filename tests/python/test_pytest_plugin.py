@@ -27,8 +27,7 @@ def test_the_plugin(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "early", "-o", "faulthandler_timeout=0.2", "-q", "test_it.py"],
         cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=120,
     )
