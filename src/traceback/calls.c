@@ -86,6 +86,16 @@ static PyObject *fall_back(struct fp_tb *tb, const struct signature *signature, 
     return drop ? call_without_colors(tb, call) : call_standard(call);
 }
 
+/* The interpreter's functions print line by line: what they have printed when formatting fails stays printed.  So a
+   failure is theirs to repeat, but for KeyboardInterrupt, which may have come from a signal and must not be lost. */
+static enum fp_answer declined_if_failed(enum fp_answer answer)
+{
+    if (answer != FP_ERROR || PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
+        return answer;
+    PyErr_Clear();
+    return FP_DECLINE;
+}
+
 static bool is_print_intact(struct fp_tb *tb)
 {
     PyObject *print;
@@ -228,7 +238,7 @@ static PyObject *print_exception(PyObject *self, PyObject *const *args, size_t n
     enum fp_answer answer = FP_DECLINE;
     if (bind(tb, &signature, call, values) && fp_guard_intact(tb) && is_print_intact(tb) &&
         (file = output_file(tb, values[4])) != NULL)
-        answer = exception_texts(tb, values, values[3], values[5], &texts);
+        answer = declined_if_failed(exception_texts(tb, values, values[3], values[5], &texts));
     if (answer == FP_DECLINE)
         result = fall_back(tb, &signature, call);
     else if (answer == FP_DONE)
@@ -281,7 +291,7 @@ static PyObject *print_exc(PyObject *self, PyObject *const *args, size_t nargsf,
     enum fp_answer answer = FP_DECLINE;
     if (bind(tb, &signature, call, values) && fp_guard_intact(tb) && is_print_intact(tb) &&
         (file = output_file(tb, values[1])) != NULL)
-        answer = handled_texts(tb, values[0], values[2], &texts);
+        answer = declined_if_failed(handled_texts(tb, values[0], values[2], &texts));
     if (answer == FP_DECLINE)
         result = fall_back(tb, &signature, call);
     else if (answer == FP_DONE)
@@ -384,7 +394,7 @@ static PyObject *print_tb(PyObject *self, PyObject *const *args, size_t nargsf, 
     enum fp_answer answer = FP_DECLINE;
     if (bind(tb, &signature, call, values) && fp_guard_intact(tb) && is_print_intact(tb) &&
         (file = output_file(tb, values[2])) != NULL)
-        answer = produce(tb, fp_items_of_traceback, values[0], values[1], TEXTS, &texts);
+        answer = declined_if_failed(produce(tb, fp_items_of_traceback, values[0], values[1], TEXTS, &texts));
     if (answer == FP_DECLINE)
         result = call_standard(call);
     else if (answer == FP_DONE)
@@ -441,7 +451,7 @@ static PyObject *print_stack(PyObject *self, PyObject *const *args, size_t nargs
     enum fp_answer answer = FP_DECLINE;
     bool bound = bind(tb, &signature, call, values);
     if (bound && fp_guard_intact(tb) && is_print_intact(tb) && (file = output_file(tb, values[2])) != NULL)
-        answer = produce(tb, fp_items_of_stack, start_frame(values[0]), values[1], TEXTS, &texts);
+        answer = declined_if_failed(produce(tb, fp_items_of_stack, start_frame(values[0]), values[1], TEXTS, &texts));
     if (answer == FP_DECLINE)
         result = call_standard_with_frame(call, values, 3, bound);
     else if (answer == FP_DONE)
