@@ -1,6 +1,7 @@
 """Compares faultproof.traceback with the interpreter's module over generated trees of exceptions.
 
-Usage: python bench/soak/traceback_differential.py [examples [seed]].  The exit status says whether there was a difference.
+Usage: python bench/soak/traceback_differential.py [examples [seed]]
+The exit status says whether there was a difference.
 """
 
 from __future__ import annotations
