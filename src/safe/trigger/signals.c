@@ -126,18 +126,16 @@ static void hand_back(struct fp_fatal *f, siginfo_t *info)
         resend(f->signo, info);
 }
 
-/* Calls the handler that was there before us, with the signals blocked that it asked for. */
-static void call_previous(struct fp_fatal *f, siginfo_t *info, void *context)
+void fp_handler_call(const struct sigaction *handler, int signo, siginfo_t *info, void *context)
 {
-    const struct sigaction *p = &f->previous;
-    sigset_t mask = p->sa_mask, before;
-    if (!(p->sa_flags & SA_NODEFER))
-        sigaddset(&mask, f->signo);
+    sigset_t mask = handler->sa_mask, before;
+    if (!(handler->sa_flags & SA_NODEFER))
+        sigaddset(&mask, signo);
     pthread_sigmask(SIG_BLOCK, &mask, &before);
-    if (p->sa_flags & SA_SIGINFO)
-        p->sa_sigaction(f->signo, info, context);
+    if (handler->sa_flags & SA_SIGINFO)
+        handler->sa_sigaction(signo, info, context);
     else
-        p->sa_handler(f->signo);
+        handler->sa_handler(signo);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
@@ -151,7 +149,7 @@ static bool has_previous(const struct fp_fatal *f)
 static void pass_on(struct fp_fatal *f, siginfo_t *info, void *context)
 {
     if (has_previous(f))
-        call_previous(f, info, context);
+        fp_handler_call(&f->previous, f->signo, info, context);
     else if (f->previous.sa_handler == SIG_DFL || !was_sent(info))
         hand_back(f, info);
 }
@@ -208,7 +206,7 @@ static bool resolved_by_previous(const struct fp_fatal_config *config, struct fp
     atomic_store(&unresolved.thread, 0);
     if (again || !code_of_previous(config, f, at))
         return false;
-    call_previous(f, info, context);
+    fp_handler_call(&f->previous, f->signo, info, context);
     if ((uintptr_t)*pc == at) {
         atomic_store(&unresolved.pc, at);
         atomic_store(&unresolved.address, address);

@@ -2,6 +2,8 @@
 #ifndef FP_SIGNALS_H
 #define FP_SIGNALS_H
 
+#include <signal.h>
+
 #include "trigger/dump.h"
 
 /* What the handler of a fatal signal does; copied when enabled. */
@@ -30,6 +32,10 @@ FP_HIDDEN bool fp_fatal_is_enabled(void);
 FP_HIDDEN int fp_control_start(void);
 /* In the child of a fork: no thread of ours writes a report. */
 FP_HIDDEN void fp_fatal_after_fork(void);
+
+/* Calls a handler that was there before us as the kernel would: with the signals blocked that it asked for.  It must be
+   a function.  Signal handler. */
+FP_HIDDEN void fp_handler_call(const struct sigaction *handler, int signo, siginfo_t *info, void *context);
 
 /* Is this one of the signals that enable() handles? */
 FP_HIDDEN bool fp_fatal_handles(int signo);

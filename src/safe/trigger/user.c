@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "trigger/signals.h"
 #include "trigger/user.h"
 
 struct fp_user fp_users[NSIG];
@@ -27,23 +28,11 @@ static void chain_default(int signo, const struct sigaction *previous)
 
 static void chain(int signo, siginfo_t *info, void *context)
 {
-    const struct sigaction *p = &fp_users[signo].previous;
-    sigset_t mask = p->sa_mask, before;
-
-    if (p->sa_handler == SIG_IGN)
-        return;
-    if (p->sa_handler == SIG_DFL) {
-        chain_default(signo, p);
-        return;
-    }
-    if (!(p->sa_flags & SA_NODEFER))
-        sigaddset(&mask, signo);
-    pthread_sigmask(SIG_BLOCK, &mask, &before);
-    if (p->sa_flags & SA_SIGINFO)
-        p->sa_sigaction(signo, info, context);
-    else
-        p->sa_handler(signo);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    const struct sigaction *previous = &fp_users[signo].previous;
+    if (previous->sa_handler == SIG_DFL)
+        chain_default(signo, previous);
+    else if (previous->sa_handler != SIG_IGN)
+        fp_handler_call(previous, signo, info, context);
 }
 
 void fp_user_handler(int signo, siginfo_t *info, void *context)
