@@ -67,6 +67,16 @@ int fp_ext_signo(PyObject *object, void *address);
 #define FP_LIMIT_KEYWORDS     "max_threads", "max_frames", "max_chars", NULL
 #define FP_LIMIT_ADDRESSES(o) &(o).max_threads, &(o).max_frames, &(o).max_chars
 
+/* In free-threaded builds two threads may swap the same reference: what is configured and what is kept for it change
+   together. */
+#ifdef Py_GIL_DISABLED
+#define FP_BEGIN_LOCKED(module) Py_BEGIN_CRITICAL_SECTION(module);
+#define FP_END_LOCKED           Py_END_CRITICAL_SECTION();
+#else
+#define FP_BEGIN_LOCKED(module) {
+#define FP_END_LOCKED           }
+#endif
+
 /* timed.c: dump_traceback_later, cancel_dump_traceback_later, register, unregister */
 extern PyMethodDef fp_ext_timed_methods[];
 

@@ -5,6 +5,9 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include "trigger/user.h"
+#include "trigger/watchdog.h"
+
 static struct fp_ext_state *state_of(PyObject *module)
 {
     return PyModule_GetState(module);
@@ -112,7 +115,8 @@ static PyObject *enable(PyObject *module, PyObject *args, PyObject *kwargs)
     const char *altstacks = "python";
     double budget = 10;
     enum fp_altstack_scope scope;
-    PyObject *keep;
+    PyObject *keep, *old;
+    int error;
 
     fp_ext_options_init(&o);
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O" FP_FLAG FP_FLAG FP_LIMITS "sd:enable", keywords, &o.file,
@@ -128,9 +132,13 @@ static PyObject *enable(PyObject *module, PyObject *args, PyObject *kwargs)
     config.dump.fd = fp_ext_fileno(o.file, true, &keep);
     if (config.dump.fd < 0)
         return NULL;
-    int error = fp_fatal_enable(&config);
+    FP_BEGIN_LOCKED(module)
+    error = fp_fatal_enable(&config);
+    old = state_of(module)->enable_file;
+    state_of(module)->enable_file = keep;
+    FP_END_LOCKED
+    Py_XDECREF(old);
     fp_ext_altstack_start(scope);
-    Py_XSETREF(state_of(module)->enable_file, keep);
     if (error != 0) {
         errno = error;
         return PyErr_SetFromErrno(PyExc_RuntimeError);
@@ -140,9 +148,15 @@ static PyObject *enable(PyObject *module, PyObject *args, PyObject *kwargs)
 
 static PyObject *disable(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    bool was = fp_fatal_disable();
+    bool was;
+    PyObject *old;
+    FP_BEGIN_LOCKED(module)
+    was = fp_fatal_disable();
+    old = state_of(module)->enable_file;
+    state_of(module)->enable_file = NULL;
+    FP_END_LOCKED
+    Py_XDECREF(old);
     fp_ext_altstack_stop();
-    Py_CLEAR(state_of(module)->enable_file);
     return PyBool_FromLong(was);
 }
 
@@ -212,9 +226,17 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     return 0;
 }
 
+/* What still writes to a file that goes now is switched off first: its descriptor will be somebody else's. */
 static int module_clear(PyObject *module)
 {
     struct fp_ext_state *state = state_of(module);
+    if (state->enable_file != NULL)
+        (void)fp_fatal_disable();
+    if (state->later_file != NULL)
+        (void)fp_watchdog_cancel();
+    for (int i = 0; i < NSIG; i++)
+        if (state->user_files[i] != NULL)
+            (void)fp_user_unregister(i);
     Py_CLEAR(state->enable_file);
     Py_CLEAR(state->later_file);
     Py_CLEAR(state->standard);

@@ -89,8 +89,15 @@ static PyObject *dump_traceback_later(PyObject *module, PyObject *args, PyObject
     config.repeat = repeat != 0;
     config.exit = exits != 0;
     config.interp = (fp_addr)(uintptr_t)PyInterpreterState_Get();
-    int error = fp_watchdog_arm(&config);
-    Py_XSETREF(state->later_file, keep);
+    int error;
+    PyObject *old;
+    FP_BEGIN_LOCKED(module)
+    error = fp_watchdog_arm(&config);
+    old = state->later_file;
+    state->later_file = keep;
+    FP_END_LOCKED
+    if (!fp_watchdog_busy())
+        Py_XDECREF(old); /* else a dump may still be writing to it: it stays open */
     if (error != 0) {
         PyErr_SetString(PyExc_RuntimeError, "unable to start watchdog thread");
         return NULL;
@@ -101,14 +108,21 @@ static PyObject *dump_traceback_later(PyObject *module, PyObject *args, PyObject
 static PyObject *cancel_dump_traceback_later(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     struct fp_ext_state *state = PyModule_GetState(module);
+    PyObject *old;
+    bool idle;
+    FP_BEGIN_LOCKED(module)
+    old = state->later_file;
+    state->later_file = NULL;
+    FP_END_LOCKED
     if (fp_watchdog_busy()) {
-        Py_BEGIN_ALLOW_THREADS(void) fp_watchdog_cancel();
+        Py_BEGIN_ALLOW_THREADS idle = fp_watchdog_cancel();
         Py_END_ALLOW_THREADS
     }
     else {
-        (void)fp_watchdog_cancel();
+        idle = fp_watchdog_cancel();
     }
-    Py_CLEAR(state->later_file);
+    if (idle)
+        Py_XDECREF(old); /* else a dump is still writing to it: it stays open */
     Py_RETURN_NONE;
 }
 
@@ -151,13 +165,20 @@ static PyObject *user_register(PyObject *module, PyObject *args, PyObject *kwarg
     if (config.dump.fd < 0)
         return NULL;
     config.chain = chain != 0;
-    int error = fp_user_register(signo, &config);
+    int error;
+    PyObject *old = keep;
+    FP_BEGIN_LOCKED(module)
+    error = fp_user_register(signo, &config);
+    if (error == 0) {
+        old = state->user_files[signo];
+        state->user_files[signo] = keep;
+    }
+    FP_END_LOCKED
+    Py_XDECREF(old);
     if (error != 0) {
-        Py_XDECREF(keep);
         errno = error;
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    Py_XSETREF(state->user_files[signo], keep);
     Py_RETURN_NONE;
 }
 
@@ -167,8 +188,14 @@ static PyObject *user_unregister(PyObject *module, PyObject *arg)
     int signo;
     if (!fp_ext_signo(arg, &signo) || check_signum(signo) < 0)
         return NULL;
-    bool was = fp_user_unregister(signo);
-    Py_CLEAR(state->user_files[signo]);
+    bool was;
+    PyObject *old;
+    FP_BEGIN_LOCKED(module)
+    was = fp_user_unregister(signo);
+    old = state->user_files[signo];
+    state->user_files[signo] = NULL;
+    FP_END_LOCKED
+    Py_XDECREF(old);
     return PyBool_FromLong(was);
 }
 

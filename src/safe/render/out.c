@@ -1,10 +1,13 @@
-/* The buffered writer.  Any context: its system calls are write, poll and lseek, with pthread_sigmask and sigtimedwait
-   around the write for SIGPIPE (all in man 7 signal-safety, but sigtimedwait, a bare system call in glibc). */
+/* The buffered writer.  Any context: its system calls are write, send, open, close, poll and lseek, with
+   pthread_sigmask and sigtimedwait around the write for SIGPIPE (all in man 7 signal-safety, but sigtimedwait, a bare
+   system call in glibc). */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -19,16 +22,55 @@ static bool may_block(int fd)
     return lseek(fd, 0, SEEK_CUR) < 0;
 }
 
+/* A pipe or terminal that is full would keep a blocking write() for ever, whatever poll() has said: a description of
+   our own doesn't block, and leaves the flags of the one that others use. */
+static int open_again(int fd)
+{
+    char path[32] = "/proc/self/fd/";
+    size_t at = strlen(path);
+    int digits = 1;
+    for (int n = fd; n >= 10; n /= 10)
+        digits++;
+    for (int i = digits; i-- > 0; fd /= 10)
+        path[at + (size_t)i] = (char)('0' + fd % 10);
+    return open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+}
+
 void fp_out_init(struct fp_out *o, int fd, int64_t deadline_ns)
 {
-    o->fd = fd;
-    o->error = 0;
     int saved = errno;
+    o->fd = fd;
+    o->own_fd = -1;
+    o->error = 0;
     o->patient = may_block(fd);
-    errno = saved;
+    o->socket = false;
+    if (o->patient && fd >= 0) {
+        o->own_fd = open_again(fd);
+        o->socket = o->own_fd < 0 && errno == ENXIO;
+    }
     o->deadline_ns = deadline_ns;
     o->used = 0;
     o->flushed = 0;
+    errno = saved;
+}
+
+void fp_out_close(struct fp_out *o)
+{
+    int saved = errno;
+    fp_out_flush(o);
+    if (o->own_fd >= 0)
+        close(o->own_fd);
+    o->own_fd = -1;
+    errno = saved;
+}
+
+static ssize_t put(const struct fp_out *o, const char *data, size_t size)
+{
+    if (o->socket)
+        return send(o->fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (o->own_fd >= 0)
+        return write(o->own_fd, data, size);
+    return write(o->fd, data, o->patient && size > PIPE_ROOM ? PIPE_ROOM : size);
 }
 
 /* Waits until poll() says that a pipe has room for PIPE_BUF bytes; false when time is up. */
@@ -49,20 +91,22 @@ static void write_all(struct fp_out *o)
 {
     const char *data = o->buffer;
     size_t left = o->used;
+    bool blocks = o->patient && o->own_fd < 0 && !o->socket;
 
     while (left > 0 && o->error == 0) {
-        size_t part = o->patient && left > PIPE_ROOM ? PIPE_ROOM : left;
-        if (o->patient && !wait_for_room(o)) {
+        if (blocks && !wait_for_room(o)) {
             o->error = ETIMEDOUT;
             break;
         }
-        ssize_t n = write(o->fd, data, part);
+        ssize_t n = put(o, data, left);
         if (n >= 0) {
             data += n;
             left -= (size_t)n;
         }
         else if (errno == EAGAIN) {
             o->patient = true;
+            if (fp_now_ns() >= o->deadline_ns || !wait_for_room(o))
+                o->error = ETIMEDOUT;
         }
         else if (errno != EINTR) {
             o->error = errno;

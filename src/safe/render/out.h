@@ -8,6 +8,8 @@ enum { FP_OUT_SIZE = 64 << 10 };
 
 struct fp_out {
     int fd;
+    int own_fd;          /* the same file, opened by us without blocking for the dump's time; -1: it can't be */
+    bool socket;         /* send() doesn't block if asked */
     int error;           /* errno of the first write that failed; later text is dropped */
     bool patient;        /* a pipe, socket or terminal: wait for room, but not for ever */
     int64_t deadline_ns; /* CLOCK_MONOTONIC: when to stop waiting for room */
@@ -19,6 +21,8 @@ struct fp_out {
 FP_HIDDEN void fp_out_init(struct fp_out *out, int fd, int64_t deadline_ns);
 /* Writes what is in the buffer.  EINTR is retried; EAGAIN and a full pipe are waited for until the deadline. */
 FP_HIDDEN void fp_out_flush(struct fp_out *out);
+/* Flushes and lets go of what init opened. */
+FP_HIDDEN void fp_out_close(struct fp_out *out);
 FP_HIDDEN void fp_out_bytes(struct fp_out *out, const char *data, size_t size);
 FP_HIDDEN void fp_out_decimal(struct fp_out *out, uint64_t value);
 /* Lower-case hexadecimal with "0x", at least `digits` of them. */

@@ -86,8 +86,10 @@ void fp_text_frame(struct fp_out *o, const struct fp_frame *f)
 {
     enum { FIXED = 64 }; /* more than all but the two texts */
     char *to = fp_out_room(o, FIXED + f->file.size + f->name.size);
-    if (to == NULL)
-        return; /* can't be: the arena of a walk is smaller than the buffer */
+    if (to == NULL) { /* two texts that are remembered as one, each nearly as large as the buffer */
+        FP_OUT_LITERAL(o, "  File ???, line ??? in ???\n");
+        return;
+    }
     to = PUT(to, "  File ");
     to = put_text(to, &f->file, "\"");
     to = PUT(to, ", line ");

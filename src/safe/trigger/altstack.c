@@ -34,6 +34,7 @@ enum state { FREE, PENDING, INSTALLED, REFUSED };
 struct stack {
     struct stack *next;
     _Atomic(enum state) state;
+    pid_t tid;  /* who it was sent to, while PENDING */
     char *base; /* of the mapping; the lowest page is the guard */
 };
 
@@ -101,8 +102,11 @@ static void on_thread_end(void *value)
     stack_t now;
     if (s == &foreign)
         return;
-    if (sigaltstack(NULL, &now) == 0 && now.ss_sp == s->base + GUARD)
-        sigaltstack(&off, NULL);
+    /* A thread that ends on this very stack keeps it. */
+    if (sigaltstack(NULL, &now) != 0 || (now.ss_flags & SS_ONSTACK))
+        return;
+    if (now.ss_sp == s->base + GUARD && sigaltstack(&off, NULL) != 0)
+        return;
     free_stack(s);
 }
 
@@ -134,10 +138,16 @@ static int take_signal(void)
     return 0;
 }
 
+static bool handles(int signo)
+{
+    struct sigaction now;
+    return signo != 0 && sigaction(signo, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) &&
+           now.sa_sigaction == on_give;
+}
+
 static void prepare(void)
 {
     key_made = pthread_key_create(&key, on_thread_end) == 0;
-    give_signo = take_signal();
 }
 
 /* The stack that a signal gave to this thread earlier; NULL if its stack is somebody else's. */
@@ -196,10 +206,19 @@ struct sent {
     struct stack *stacks[1024];
 };
 
+/* A thread that blocks the signal has one waiting already. */
+static bool waits(pid_t tid)
+{
+    for (struct stack *s = atomic_load(&stacks); s != NULL; s = s->next)
+        if (s->tid == tid && atomic_load(&s->state) == PENDING)
+            return true;
+    return false;
+}
+
 static void send(struct sent *sent, pid_t tid)
 {
     pid_t pid = getpid();
-    if (tid <= 0 || tid == (pid_t)syscall(SYS_gettid) || sent->n == FP_COUNT(sent->stacks))
+    if (tid <= 0 || waits(tid) || tid == (pid_t)syscall(SYS_gettid) || sent->n == FP_COUNT(sent->stacks))
         return;
     struct stack *s = new_stack();
     if (s == NULL)
@@ -208,6 +227,7 @@ static void send(struct sent *sent, pid_t tid)
     info.si_pid = pid;
     info.si_uid = getuid();
     info.si_value.sival_ptr = s;
+    s->tid = tid;
     if (syscall(SYS_rt_tgsigqueueinfo, pid, tid, give_signo, &info) == 0)
         sent->stacks[sent->n++] = s;
     else
@@ -268,9 +288,13 @@ unsigned fp_altstack_give(const struct fp_target *target, enum fp_altstack_scope
     if (scope == FP_ALTSTACK_NONE)
         return 0;
     fp_altstack_ensure();
-    if (give_signo == 0)
-        return 1;
     pthread_mutex_lock(&lock);
+    if (!handles(give_signo)) /* a program may have reset all signals to their defaults, which end the process */
+        give_signo = take_signal();
+    if (give_signo == 0) {
+        pthread_mutex_unlock(&lock);
+        return 1;
+    }
     sent.n = 0;
     if (scope == FP_ALTSTACK_ALL)
         send_to_all(&sent);

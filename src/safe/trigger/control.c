@@ -51,6 +51,8 @@ bool fp_fatal_disable(void)
 {
     pthread_mutex_lock(&control);
     bool was = atomic_exchange(&fp_fatal_published, NULL) != NULL;
+    if (was && fp_session_any_in_use())
+        guard_required = true; /* somebody may be reading just now */
     guard_placed = guard_placed && (!was || guard_required);
     for (size_t i = 0; was && i < FP_FATALS; i++)
         if (!(fp_fatals[i].guard && guard_required))
@@ -75,8 +77,6 @@ int fp_user_register(int signo, const struct fp_user_config *config)
     if (signo < 1 || signo >= NSIG)
         return EINVAL;
     fp_guard_require();
-    if (config->chain)
-        action.sa_flags |= SA_NODEFER; /* the previous handler may send the signal again */
     sigemptyset(&action.sa_mask);
     pthread_mutex_lock(&control);
     struct fp_user_config *free_one = atomic_load(&u->published) == &u->configs[0] ? &u->configs[1] : &u->configs[0];

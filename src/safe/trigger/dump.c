@@ -120,6 +120,8 @@ static void show_still(struct dump *d, fp_addr tstate)
             from = w->raw[w->n_raw - 1].previous;
         if (status == FP_OK && read > FP_DEPTH_MAX)
             status = FP_CYCLE;
+        if (status == FP_OK && fp_now_ns() > w->deadline_ns)
+            status = FP_TIME;
     } while (status == FP_OK && !w->raw_complete);
     fp_text_end(d->out, status == FP_OK && shown == 0 ? FP_NO_FRAME : status, w->bad_address);
 }
@@ -163,10 +165,19 @@ static bool show_confirmed(struct dump *d)
     return true;
 }
 
+/* A row may have been made from memory that changed meanwhile. */
+static void forget_rows(struct dump *d)
+{
+    memset(d->session->rows, 0, sizeof(d->session->rows));
+    d->session->row_used = 0;
+}
+
 /* The stack of a thread that may run: only what is confirmed, else marked. */
 static void show_running(struct dump *d, const struct fp_thread *thread)
 {
     struct fp_walk *w = d->walk;
+    if (d->out->used > FP_OUT_SIZE / 4)
+        fp_out_flush(d->out); /* an attempt can be taken back only while it is in the buffer */
     struct fp_out_mark mark = fp_out_mark(d->out);
     int64_t start = fp_now_ns();
     enum fp_status status, read;
@@ -177,6 +188,7 @@ static void show_running(struct dump *d, const struct fp_thread *thread)
             break;
         if (status == FP_OK && show_confirmed(d) && fp_thread_alive(w, thread))
             return;
+        forget_rows(d);
         status = fp_thread_alive(w, thread) ? FP_CHANGED : FP_ENDED;
         if (!fp_out_rewind(d->out, mark))
             break;
@@ -185,8 +197,10 @@ static void show_running(struct dump *d, const struct fp_thread *thread)
     /* Then the frames that stood still, which the snapshot has left; not those of a stack whose decoding failed. */
     if (status == FP_CHANGED && read == FP_CHANGED && w->n_raw > 0) {
         mark = fp_out_mark(d->out);
-        if (!show_confirmed(d))
+        if (!show_confirmed(d)) {
+            forget_rows(d);
             (void)fp_out_rewind(d->out, mark);
+        }
     }
 }
 
@@ -201,25 +215,26 @@ static void show_frames(struct dump *d, const struct fp_thread *thread)
         show_running(d, thread);
 }
 
-/* One thread with its header; threads that have ended since the list was read are left out. */
-static void show_thread(struct dump *d, fp_addr tstate)
+/* One thread with its header; one that has ended since the list was read is left out: false. */
+static bool show_thread(struct dump *d, fp_addr tstate)
 {
     struct fp_thread thread;
     enum fp_status status = fp_thread_read(d->walk, tstate, &thread);
 
     if (status == FP_ENDED && d->held_gil == 0)
-        return;
+        return false;
     thread.current = tstate == d->current;
     if (d->shown++ != 0)
         FP_OUT_LITERAL(d->out, "\n");
     if (status == FP_UNREADABLE) {
         fp_text_end(d->out, status, tstate);
-        return;
+        return true;
     }
     fp_text_thread(d->out, &thread, d->tasks);
     if (thread.current && thread.collecting)
         FP_OUT_LITERAL(d->out, "  Garbage-collecting\n");
     show_frames(d, &thread);
+    return true;
 }
 
 /* Is the current thread among the first max_threads of its interpreter's list? */
@@ -249,25 +264,24 @@ static bool told_to_stop(struct dump *d)
 /* The threads of one interpreter; false when the report is at its end. */
 static bool show_interp(struct dump *d, fp_addr interp, bool skip_current, uint64_t *budget)
 {
-    uint64_t links = 0;
-    fp_addr next, t = fp_thread_first(d->walk, interp);
-    for (; t != 0; t = next) {
+    bool whole;
+    fp_addr *threads = d->session->threads;
+    uint32_t n = fp_threads_list(d->walk, interp, threads, FP_THREADS_SHOWN, &whole);
+    for (uint32_t i = 0; i < n; i++) {
+        if (skip_current && threads[i] == d->current)
+            continue;
         if (*budget == 0) {
             FP_OUT_LITERAL(d->out, "\n...\n");
             return false;
         }
         if (told_to_stop(d))
             return false;
-        next = fp_thread_next(d->walk, t);
-        if (!(skip_current && t == d->current)) {
-            show_thread(d, t);
-            --*budget;
-        }
-        if (++links > FP_THREADS_MAX) {
-            fp_text_end(d->out, FP_CYCLE, 0);
-            return false;
-        }
+        *budget -= show_thread(d, threads[i]);
     }
+    if (n == FP_THREADS_SHOWN)
+        FP_OUT_LITERAL(d->out, "\n...\n");
+    else if (!whole)
+        FP_OUT_LITERAL(d->out, "\n<threads changed while reading>\n");
     return true;
 }
 
@@ -302,7 +316,7 @@ static void show_all(struct dump *d, bool without_current)
     if (own == 0)
         fp_text_end(d->out, FP_UNREADABLE, d->walk->target->runtime);
     if (first)
-        show_thread(d, d->current);
+        (void)show_thread(d, d->current);
     if (own != 0 && !show_interp(d, own, skip, &budget))
         return;
     for (fp_addr i = fp_interp_first(d->walk); i != 0 && interps++ < FP_INTERPS_MAX; i = fp_interp_next(d->walk, i))
@@ -388,7 +402,7 @@ enum fp_status fp_dump_on(struct fp_session *s, const struct fp_dump_options *op
     }
     if (caller->modules && options->style.modules)
         show_modules(&d);
-    fp_out_flush(d.out);
+    fp_out_close(d.out);
     if (d.tasks >= 0)
         close(d.tasks);
     errno = saved;
@@ -413,7 +427,7 @@ enum fp_status fp_dump_c_stack(const struct fp_target *target, int fd, int64_t b
         return FP_NO_READER;
     fp_out_init(s->out, fd, fp_now_ns() + budget_ns);
     fp_c_stack_show(s->out, &s->reader, &s->unwind, NULL);
-    fp_out_flush(s->out);
+    fp_out_close(s->out);
     fp_session_release(s);
     return FP_OK;
 }

@@ -57,7 +57,7 @@ struct fp_shown_row {
     uint32_t at, size; /* in fp_session.row_text; size 0: empty */
 };
 
-enum { FP_ROWS = 256, FP_ROW_TEXT = 32 << 10 };
+enum { FP_ROWS = 256, FP_ROW_TEXT = 32 << 10, FP_THREADS_SHOWN = 4096 };
 
 /* A walk and a buffer for other users of the walk (the C API, self-checks): one of a fixed number; NULL if all are in
    use for longer than the budget.  Release it soon: a fatal report may be waiting. */
@@ -70,10 +70,14 @@ struct fp_session {
     struct fp_shown_row rows[FP_ROWS];
     uint32_t row_used;
     char row_text[FP_ROW_TEXT];
-    uint64_t evidence[FP_CHAIN_MAX]; /* of a running thread's frames, before they were decoded */
+    fp_addr threads[FP_THREADS_SHOWN]; /* of the interpreter that is being shown */
+    uint64_t evidence[FP_CHAIN_MAX];   /* of a running thread's frames, before they were decoded */
 };
 FP_HIDDEN struct fp_session *fp_session_acquire(const struct fp_target *target, bool exact, int64_t budget_ns);
 FP_HIDDEN void fp_session_release(struct fp_session *session);
+
+/* Is any in use just now? */
+FP_HIDDEN bool fp_session_any_in_use(void);
 
 /* Restart what a fork() copied: called in the child, where no other thread can be using a session. */
 FP_HIDDEN void fp_session_after_fork(void);

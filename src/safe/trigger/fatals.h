@@ -15,7 +15,9 @@ struct fp_fatal {
     const char *name; /* as faulthandler prints it */
     bool guard;       /* also the guard's */
     atomic_bool installed;
-    struct sigaction previous; /* written before `installed` is set */
+    atomic_bool known;         /* `first` is set */
+    struct sigaction first;    /* what was there before we first were */
+    struct sigaction previous; /* what was there when we last took the signal; written before `installed` is set */
 };
 FP_HIDDEN extern struct fp_fatal fp_fatals[FP_FATALS];
 

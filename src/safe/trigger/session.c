@@ -82,6 +82,14 @@ void fp_session_release(struct fp_session *session)
         }
 }
 
+bool fp_session_any_in_use(void)
+{
+    for (int i = 0; i < SESSIONS; i++)
+        if (atomic_load(&pool[i].used))
+            return true;
+    return false;
+}
+
 void fp_session_after_fork(void)
 {
     for (int i = 0; i < SESSIONS; i++)

@@ -26,7 +26,7 @@
     FATAL(SIGSEGV, "Segmentation fault", true)
 
 struct fp_fatal fp_fatals[] = {
-#define FATAL(signo, name, guard) {signo, name, guard, false, {.sa_flags = 0}},
+#define FATAL(signo, name, guard) {signo, name, guard, false, false, {.sa_flags = 0}, {.sa_flags = 0}},
     FATAL_SIGNALS(FATAL)
 #undef FATAL
 };
@@ -73,6 +73,11 @@ bool fp_guard_ready(void)
     return !sigismember(&blocked, SIGSEGV) && !sigismember(&blocked, SIGBUS);
 }
 
+static bool is_function(const struct sigaction *action)
+{
+    return action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN;
+}
+
 int fp_fatal_install(struct fp_fatal *f)
 {
     /* SA_NODEFER: a guarded read inside the handler may fault too.  SA_ONSTACK: the stack may be what is used up. */
@@ -84,17 +89,29 @@ int fp_fatal_install(struct fp_fatal *f)
     sigemptyset(&action.sa_mask);
     if (sigaction(f->signo, NULL, &before) != 0)
         return errno;
+    /* Whoever has put a function over ours may call us from it: in front of it again we would call each other for ever.
+     */
+    if (atomic_load(&f->installed) && is_function(&before))
+        return 0;
     f->previous = before;
+    if (!atomic_exchange(&f->known, true))
+        f->first = before;
     if (sigaction(f->signo, &action, NULL) != 0)
         return errno;
     atomic_store(&f->installed, true);
     return 0;
 }
 
-/* Puts back what was there before us, unless somebody has taken the signal since. */
+/* Where the signal goes after us: when we aren't its handler now, its handler has called us, and what was there before
+   both comes next. */
+static const struct sigaction *next_of(const struct fp_fatal *f)
+{
+    return is_ours(f->signo) ? &f->previous : &f->first;
+}
+
 void fp_fatal_restore(struct fp_fatal *f)
 {
-    if (atomic_exchange(&f->installed, false) && is_ours(f->signo))
+    if (is_ours(f->signo) && atomic_exchange(&f->installed, false))
         sigaction(f->signo, &f->previous, NULL);
 }
 
@@ -120,8 +137,9 @@ static void resend(int signo, siginfo_t *info)
    taken the signal since has called us, so what comes next is what was before us. */
 static void hand_back(struct fp_fatal *f, siginfo_t *info)
 {
+    const struct sigaction *next = next_of(f);
     atomic_store(&f->installed, false);
-    sigaction(f->signo, &f->previous, NULL);
+    sigaction(f->signo, next, NULL);
     if (was_sent(info))
         resend(f->signo, info);
 }
@@ -129,9 +147,11 @@ static void hand_back(struct fp_fatal *f, siginfo_t *info)
 void fp_handler_call(const struct sigaction *handler, int signo, siginfo_t *info, void *context)
 {
     sigset_t mask = handler->sa_mask, before;
-    if (!(handler->sa_flags & SA_NODEFER))
-        sigaddset(&mask, signo);
+    sigset_t own;
+    sigemptyset(&own);
+    sigaddset(&own, signo);
     pthread_sigmask(SIG_BLOCK, &mask, &before);
+    pthread_sigmask(handler->sa_flags & SA_NODEFER ? SIG_UNBLOCK : SIG_BLOCK, &own, NULL);
     if (handler->sa_flags & SA_SIGINFO)
         handler->sa_sigaction(signo, info, context);
     else
@@ -141,7 +161,7 @@ void fp_handler_call(const struct sigaction *handler, int signo, siginfo_t *info
 
 static bool has_previous(const struct fp_fatal *f)
 {
-    return f->previous.sa_handler != SIG_DFL && f->previous.sa_handler != SIG_IGN;
+    return is_function(next_of(f));
 }
 
 /* While only the guard is on: as if we weren't there.  A previous handler is called, so that the guard stays; SIG_DFL
@@ -149,8 +169,8 @@ static bool has_previous(const struct fp_fatal *f)
 static void pass_on(struct fp_fatal *f, siginfo_t *info, void *context)
 {
     if (has_previous(f))
-        fp_handler_call(&f->previous, f->signo, info, context);
-    else if (f->previous.sa_handler == SIG_DFL || !was_sent(info))
+        fp_handler_call(next_of(f), f->signo, info, context);
+    else if (next_of(f)->sa_handler == SIG_DFL || !was_sent(info))
         hand_back(f, info);
 }
 
@@ -181,7 +201,7 @@ static bool code_of_previous(const struct fp_fatal_config *config, const struct 
         return false;
     fp_unwind_open(&s->unwind, &s->reader);
     struct fp_maps *maps = &s->unwind.maps;
-    const struct fp_mapping *handler = fp_maps_find(maps, (fp_addr)(uintptr_t)f->previous.sa_handler);
+    const struct fp_mapping *handler = fp_maps_find(maps, (fp_addr)(uintptr_t)next_of(f)->sa_handler);
     fp_addr base = handler ? handler->base : 0; /* the next look-up may use the same place */
     const struct fp_mapping *code = fp_maps_find(maps, pc);
     bool theirs = code != NULL && ((base != 0 && code->base == base) || made_at_run_time(maps, pc));
@@ -206,7 +226,7 @@ static bool resolved_by_previous(const struct fp_fatal_config *config, struct fp
     atomic_store(&unresolved.thread, 0);
     if (again || !code_of_previous(config, f, at))
         return false;
-    fp_handler_call(&f->previous, f->signo, info, context);
+    fp_handler_call(next_of(f), f->signo, info, context);
     if ((uintptr_t)*pc == at) {
         atomic_store(&unresolved.pc, at);
         atomic_store(&unresolved.address, address);
@@ -293,9 +313,10 @@ static void name_waiters(const struct fp_fatal_config *config)
         const char *name = name_of(find(signo), &config->dump.style);
         fp_out_bytes(s->out, name, strlen(name));
         FP_OUT_LITERAL(s->out, "\n");
+        atomic_store(&waiters[i].thread_id, 0);
     }
     if (s != NULL) {
-        fp_out_flush(s->out);
+        fp_out_close(s->out);
         fp_session_release(s);
     }
 }
@@ -309,8 +330,23 @@ static void give_up(struct fp_fatal *f, siginfo_t *info)
     hand_back(f, info);
     if (first == NULL || first == f)
         return;
-    sigaction(first->signo, &first->previous, NULL);
+    sigaction(first->signo, &first->first, NULL);
     syscall(SYS_tgkill, getpid(), (pid_t)syscall(SYS_gettid), first->signo);
+}
+
+/* Is this the fault that was reported last, come again by way of a handler that calls ours? */
+static bool seen_before(int self, uintptr_t pc, const siginfo_t *info)
+{
+    static struct {
+        int thread;
+        uintptr_t pc, address;
+    } last; /* only the reporter is here */
+    uintptr_t address = was_sent(info) ? 0 : (uintptr_t)info->si_addr;
+    bool seen = !was_sent(info) && last.thread == self && last.pc == pc && last.address == address;
+    last.thread = self;
+    last.pc = pc;
+    last.address = address;
+    return seen;
 }
 
 void fp_fatal_after_fork(void)
@@ -358,13 +394,13 @@ static void on_fatal(int signo, siginfo_t *info, void *context)
     }
     if (atomic_load(&reporter) == self) {
         atomic_store(&reported_signo, signo);
-        if (!already_reported(&config, signo, info, context))
+        if (!seen_before(self, (uintptr_t)*pc, info) && !already_reported(&config, signo, info, context))
             report(&config, f, context);
         name_waiters(&config);
         atomic_store(&reported_signo, 0);
     }
     /* Only a process that goes on (a previous handler) gives the turn to the next thread. */
-    bool dies = f->previous.sa_handler == SIG_DFL;
+    bool dies = next_of(f)->sa_handler == SIG_DFL;
     hand_back(f, info);
     if (!dies)
         atomic_store(&reporter, 0);

@@ -3,7 +3,6 @@
 
 /* TABLE_SEEN: bytes of a line table that evidence looks at. */
 enum { TABLE_PIECE = 256, TABLE_SEEN = 4096 };
-enum { ARENA_LOW = 2 * 500 * 10 }; /* two texts of the default limit, escaped */
 
 bool fp_frame_offset(struct fp_walk *w, const struct fp_raw *raw, int32_t *lasti)
 {
@@ -68,7 +67,8 @@ uint64_t fp_frame_key(struct fp_walk *w, const struct fp_raw *raw)
 /* Room for the next frame's texts: what was remembered goes when the arena is full, or when it may have changed. */
 static void make_room(struct fp_walk *w)
 {
-    if (w->exact && w->arena_used + ARENA_LOW <= FP_TEXT_ARENA)
+    uint32_t most = w->max_chars < FP_TEXT_ARENA / 20 ? 20 * w->max_chars : FP_TEXT_ARENA; /* two texts, escaped */
+    if (w->exact && w->arena_used + most <= FP_TEXT_ARENA)
         return;
     w->arena_used = 0;
     w->generation++;

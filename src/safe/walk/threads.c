@@ -62,6 +62,29 @@ static bool linked(struct fp_walk *w, fp_addr tstate, fp_addr interp)
     return !fp_reader_faulted(w->reader) && back == tstate;
 }
 
+uint32_t fp_threads_list(struct fp_walk *w, fp_addr interp, fp_addr *list, uint32_t max, bool *whole)
+{
+    enum { TRIES = 16 };
+    uint32_t n = 0;
+    *whole = false;
+    for (int try = 0; try < TRIES && !*whole; try++) {
+        bool last = try + 1 == TRIES; /* then whatever there is: a damaged list has readable threads too */
+        fp_addr t = fp_thread_first(w, interp);
+        for (n = 0, *whole = true; t != 0 && n < max; t = fp_thread_next(w, t)) {
+            if (!linked(w, t, interp)) {
+                *whole = false;
+                if (!last)
+                    break;
+            }
+            list[n++] = t;
+        }
+        *whole = *whole && t == 0;
+        if (t != 0 && n == max)
+            break; /* more than fit */
+    }
+    return n;
+}
+
 enum fp_status fp_thread_read(struct fp_walk *w, fp_addr tstate, struct fp_thread *out)
 {
     const struct fp_layout *l = &w->target->layout;

@@ -75,6 +75,9 @@ FP_HIDDEN fp_addr fp_interp_first(struct fp_walk *walk);
 FP_HIDDEN fp_addr fp_interp_next(struct fp_walk *walk, fp_addr interp);
 FP_HIDDEN fp_addr fp_thread_first(struct fp_walk *walk, fp_addr interp);
 FP_HIDDEN fp_addr fp_thread_next(struct fp_walk *walk, fp_addr tstate);
+/* The thread states of an interpreter, newest first, in one quick pass: a list that changes meanwhile is read again.
+   Returns how many; *whole: the list is proven (each is linked with its neighbours) and complete. */
+FP_HIDDEN uint32_t fp_threads_list(struct fp_walk *walk, fp_addr interp, fp_addr *list, uint32_t max, bool *whole);
 /* Fills the record of a thread state; FP_OK, FP_UNREADABLE, or FP_ENDED if its links don't fit. */
 FP_HIDDEN enum fp_status fp_thread_read(struct fp_walk *walk, fp_addr tstate, struct fp_thread *out) FP_MUST_CHECK;
 /* Is the thread state still in its interpreter's list, with the same thread?  Constant time. */
