@@ -220,3 +220,75 @@ fh.enable(fd, budget=0.2)
 fh._sigsegv()
 """
     run(code, -signal.SIGSEGV)
+
+
+def test_real_time_signals_that_the_program_resets():
+    """A worker's start-up often sets all signals to their defaults; giving alternate stacks must not end it then."""
+    code = """
+fh.enable(null)
+stop = _thread.allocate_lock(); stop.acquire()
+_thread.start_new_thread(stop.acquire, ())
+for s in range(signal.SIGRTMIN, signal.SIGRTMAX + 1): signal.signal(s, signal.SIG_DFL)
+fh.enable(null)
+"""
+    run(code)
+
+
+def test_taking_the_signal_again_from_a_library_that_chains_to_us():
+    """In front of it again we and it would call each other for ever: one report, then the end."""
+    for again in (
+        "fh.enable()",
+        "fh.dump_traceback_later(100)",
+        "fh.register(signal.SIGUSR1)",
+        "fh.disable(); fh.enable()",
+    ):
+        code = f"""
+fh.enable()
+class Action(ctypes.Structure):
+    _fields_ = [("handler", ctypes.c_void_p), ("mask", ctypes.c_byte * 128), ("flags", ctypes.c_int), ("restorer", ctypes.c_void_p)]
+HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+ours = Action()
+libc.sigaction(11, None, ctypes.byref(ours))
+call_ours = HANDLER(ours.handler)
+calls = []
+@HANDLER
+def theirs(signo, info, context):
+    calls.append(1)
+    if len(calls) > 20: os._exit(99)
+    call_ours(signo, info, context)
+libc.sigaction(11, ctypes.byref(Action(ctypes.cast(theirs, ctypes.c_void_p), flags=4 | 0x40000000)), None)
+{again}
+libc.strlen.restype = ctypes.c_size_t
+libc.strlen(ctypes.c_void_p(0x1234))
+"""
+        text = run(code, -signal.SIGSEGV)
+        assert text.count("Fatal Python error: Segmentation fault") == 1, (again, text)
+
+
+def test_a_terminal_that_nobody_reads():
+    import pty
+
+    _, slave = pty.openpty()
+    code = """
+def deep(n):
+    if n: deep(n - 1)
+    else: fh._sigsegv()
+for name in range(30):
+    exec("def %s(n): deep(n)" % ("x" * 450 + str(name)))
+fh.enable(2, budget=0.3, max_frames=1000)
+deep(400)
+"""
+    result = child(PRELUDE + code, pass_fds=[slave], preexec_fn=lambda: __import__("os").dup2(slave, 2))
+    assert result.returncode == -signal.SIGSEGV
+
+
+def test_after_the_interpreters_end_a_report_goes_nowhere_else(tmp_path):
+    """The file of enable() is closed then, and its number may be somebody else's."""
+    code = f"""
+file = open({str(tmp_path / "log")!r}, "w")
+fh.enable(file); del file
+libc.__cxa_atexit(ctypes.cast(libc.abort, ctypes.c_void_p), None, None)  # C code, run after the interpreter is gone
+"""
+    result = child(PRELUDE + code)
+    assert result.returncode == -signal.SIGABRT
+    assert (tmp_path / "log").read_text() == ""
