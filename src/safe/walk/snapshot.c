@@ -88,6 +88,14 @@ static bool well_formed(struct fp_walk *w, fp_addr cframe)
     return l->frame_kind != FP_FRAME_CFRAME || !w->raw_complete || cframes_fit(w, cframe);
 }
 
+/* A reader that was stopped in the middle (preempted, its virtual machine paused) gave the thread time to go round a
+   loop and stand there again.  In cycles of the time stamp counter; a reading takes a fraction of it. */
+static bool too_slow(const struct fp_walk *w, uint64_t start, uint32_t n)
+{
+    enum { CYCLES = 1000, CYCLES_PER_FRAME = 50 };
+    return w->reader->guarded && __builtin_ia32_rdtsc() - start > CYCLES + (uint64_t)CYCLES_PER_FRAME * n;
+}
+
 enum outcome { CONFIRMED, DIFFERENT, MALFORMED, NO_FRAME };
 
 /* Compares U with D from the root up: how many frames agree.  Links that don't fit make all that is known worthless. */
@@ -114,6 +122,7 @@ static enum outcome sandwich(struct fp_walk *w, fp_addr tstate, uint32_t *agreed
     fp_addr cframe, cframe_again;
 
     *agreed = 0;
+    uint64_t start = __builtin_ia32_rdtsc();
     for (uint32_t i = 0; i < w->n_known; i++)
         fp_raw_read(w, w->known[i].frame, &w->known[i]);
     fp_addr top = fp_chain_top(w, tstate, &cframe);
@@ -133,6 +142,8 @@ static enum outcome sandwich(struct fp_walk *w, fp_addr tstate, uint32_t *agreed
         fp_raw_read(w, w->known[at - i].frame, &w->raw[i]);
     fp_addr top_again = fp_chain_top(w, tstate, &cframe_again);
     w->n_raw = n;
+    if (too_slow(w, start, n))
+        return DIFFERENT;
     if (fp_reader_faulted(w->reader)) {
         w->n_known = 0;
         return DIFFERENT;
