@@ -1,19 +1,28 @@
-"""Compares the text of a frame at every code position of the standard library with the interpreter's own.
+"""Compares format_tb() with the interpreter's own at every code position of the standard library.
 
 Usage: python bench/soak/traceback_positions.py [modulus remainder]: of the files only each
 modulus-th one.  Prints what was compared; the exit status says whether there were differences.
+
+No code of the library runs: a function that only raises gets the name, the file and the line table of each code
+object in turn, and its traceback is then moved to each of that code's instructions.
 """
 
 from __future__ import annotations
 
+import dis
 import linecache
 import os
 import sys
 import sysconfig
+import traceback as standard
+import types
 import warnings
 from collections import Counter
 
 import faultproof.traceback as ours
+
+LINE_TABLE = "co_linetable" if sys.version_info >= (3, 10) else "co_lnotab"
+NOP = bytes([dis.opmap["NOP"], 0])
 
 
 def library_files(modulus: int, remainder: int) -> list[str]:
@@ -29,39 +38,70 @@ def compile_file(path: str):
     try:
         with open(path, "rb") as file:
             return compile(file.read(), path, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, UnicodeDecodeError):
+    except (SyntaxError, ValueError, OSError):
         return None
 
 
-def compare_file(path: str, counts: Counter) -> None:
-    """Each different position once: the text depends on nothing else."""
-    code = compile_file(path)
-    if code is None:
-        counts["files that don't compile"] += 1
-        return
+def raising():
+    raise Exception
+
+
+def frame_of(code: types.CodeType) -> types.FrameType:
+    """A frame whose code has that code's file, name and line table."""
+    own = raising.__code__
+    parts = {LINE_TABLE: getattr(code, LINE_TABLE), "co_firstlineno": code.co_firstlineno, "co_name": code.co_name}
+    if hasattr(code, "co_qualname"):
+        parts["co_qualname"] = code.co_qualname
+    missing = max(0, len(code.co_code) - len(own.co_code)) // 2
+    stand_in = own.replace(co_filename=code.co_filename, co_code=own.co_code + NOP * missing, **parts)
+    try:
+        types.FunctionType(stand_in, {"__name__": "library"})()
+    except Exception as error:
+        frame = error.__traceback__.tb_next.tb_frame
+        assert frame.f_code is stand_in
+        return frame
+    raise AssertionError("the stand-in returned")
+
+
+def places(code: types.CodeType):
+    """Each different place once, as (offset, line): the text depends on nothing else."""
     seen = set()
-    for inner, offset, position in ours._positions(code):
-        key = (position, inner.co_name)
-        if key in seen:
-            continue
-        seen.add(key)
+    if hasattr(code, "co_positions"):
+        for index, position in enumerate(code.co_positions()):
+            if position[0] is not None and position not in seen:
+                seen.add(position)
+                yield 2 * index, position[0]
+    else:
+        for offset, line in dis.findlinestarts(code):
+            if line not in seen:
+                seen.add(line)
+                yield offset, line
+
+
+def compare_code(code: types.CodeType, counts: Counter) -> None:
+    frame = frame_of(code)
+    for offset, line in places(code):
+        place = types.TracebackType(None, frame, offset, line)
         counts["positions"] += 1
-        text = ours._traceback.caret_text(inner, offset)
-        if text is None:
-            counts["left to the interpreter"] += 1
-        elif text != ours._standard_text(inner, position):
+        text, expected = ours.format_tb(place), standard.format_tb(place)
+        if text != expected:
             counts["differences"] += 1
-            print(f"{path}: {position}\n{text}\n{ours._standard_text(inner, position)}")
-    linecache.clearcache()
+            print(f"{code.co_filename}:{line} at {offset}\n{text}\n{expected}")
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            compare_code(constant, counts)
 
 
 def main() -> int:
     warnings.simplefilter("ignore")
     modulus, remainder = (int(number) for number in sys.argv[1:3]) if len(sys.argv) > 2 else (1, 0)
-    counts: Counter = Counter()
+    counts: Counter = Counter(files=0, positions=0, differences=0)
     for path in library_files(modulus, remainder):
-        counts["files"] += 1
-        compare_file(path, counts)
+        code = compile_file(path)
+        counts["files that don't compile" if code is None else "files"] += 1
+        if code is not None:
+            compare_code(code, counts)
+        linecache.clearcache()
     print(sys.version.split()[0], dict(counts))
     return 1 if counts["differences"] else 0
 

@@ -8,7 +8,8 @@
 #include "render/text.h"
 #include "trigger/dump.h"
 
-enum { CHUNK = 256, ATTEMPTS_NS = 200000 };
+/* SETTLED: no frame has this evidence. */
+enum { CHUNK = 256, ATTEMPTS_NS = 200000, SETTLED = 0 };
 
 struct dump {
     struct fp_session *session;
@@ -73,20 +74,23 @@ static void show_frame(struct dump *d, const struct fp_frame *frame)
         fp_text_frame(d->out, frame);
 }
 
-/* Writes one row, remembered or decoded; false if the frame isn't sound (it is shown all the same). */
-static bool show_row(struct dump *d, const struct fp_raw *raw, uint64_t key)
+enum row { REPEATED, DECODED, UNSOUND };
+
+/* Writes one row, remembered or decoded; that of a frame that isn't sound as well. */
+static enum row show_row(struct dump *d, const struct fp_raw *raw, uint64_t key)
 {
     struct fp_shown_row *row = &d->session->rows[(raw->code >> 4 ^ raw->code >> 12 ^ key >> 1) % FP_ROWS];
     struct fp_out_mark from = fp_out_mark(d->out);
     struct fp_frame frame;
 
     if (repeat_row(d, row, raw->code, key))
-        return true;
+        return REPEATED;
     fp_frame_decode(d->walk, raw, &frame);
     show_frame(d, &frame);
-    if (frame.status == FP_OK)
-        remember_row(d, row, raw->code, key, from);
-    return frame.status == FP_OK;
+    if (frame.status != FP_OK)
+        return UNSOUND;
+    remember_row(d, row, raw->code, key, from);
+    return DECODED;
 }
 
 /* The rows of walk->raw; false when the limit is reached. */
@@ -126,18 +130,21 @@ static void show_still(struct dump *d, fp_addr tstate)
     fp_text_end(d->out, status == FP_OK && shown == 0 ? FP_NO_FRAME : status, w->bad_address);
 }
 
-/* The evidence of the visible frames of a snapshot, up to the limit.  `compare`: false unless it is what it was before.
- */
+/* The evidence of the visible frames of a snapshot, up to the limit; false if a frame has none.  `compare`: false
+   unless it is what it was before, where there is something to compare. */
 static bool take_evidence(struct dump *d, bool compare)
 {
     uint64_t *evidence = d->session->evidence, n = 0;
     for (uint32_t i = 0; i < d->walk->n_raw && n < d->options->max_frames; i++) {
         if (fp_raw_hidden(d->walk, &d->walk->raw[i]))
             continue;
+        uint64_t before = evidence[n++];
+        if (compare && before == SETTLED)
+            continue;
         uint64_t now = fp_frame_evidence(d->walk, &d->walk->raw[i]);
-        if (now == 0 || (compare && now != evidence[n]))
+        if (now == 0 || (compare && now != before))
             return false;
-        evidence[n++] = now;
+        evidence[n - 1] = now;
     }
     return true;
 }
@@ -153,8 +160,12 @@ static bool show_confirmed(struct dump *d)
             continue;
         if (!more_frames(d, at))
             break;
-        if (!show_row(d, &d->walk->raw[i], d->session->evidence[at++]))
+        uint64_t *evidence = &d->session->evidence[at++];
+        enum row row = show_row(d, &d->walk->raw[i], *evidence);
+        if (row == UNSOUND)
             return false;
+        if (row == REPEATED)
+            *evidence = SETTLED; /* a row made, and found unchanged, from memory with this evidence */
     }
     if (!take_evidence(d, true))
         return false;
