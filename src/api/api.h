@@ -62,7 +62,7 @@ FP_HIDDEN fp_addr fp_state_own(struct fp_walk *walk);
 #define FP_NOT_HASHED       UINT32_MAX                 /* the low half of a hash that hasn't been asked for yet */
 static inline uint32_t fp_code_mix(uint32_t name_hash, uint32_t first_line)
 {
-    return (name_hash ^ first_line * 0x9e3779b1) | 1;
+    return name_hash + 8 * first_line;
 }
 /* In place of a hash that isn't there. */
 FP_HIDDEN uint32_t fp_name_content(struct fp_reader *reader, const struct fp_layout *layout, fp_addr name);

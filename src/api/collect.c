@@ -1,7 +1,7 @@
 /* The compact collector: code object, instruction and kind of each frame, nothing decoded.  Any context.
  *
- * The loop for a thread that stands still is compiled for each kind of frame with guarded loads, and once for the other
- * readers; it needs no memory but the caller's array.
+ * The loop for a thread that stands still is compiled for each layout with guarded loads, and once for the other
+ * readers and for layouts that aren't in the table; it needs no memory but the caller's array.
  */
 #include "api/api.h"
 
@@ -42,27 +42,6 @@ static inline void record(struct fp_reader *r, const struct fp_layout *l, const 
     out->unused = 0;
 }
 
-/* Loads of the loop below: inline and guarded, or by the reader. */
-struct loads {
-    struct fp_reader *reader;
-    bool guarded;
-};
-
-static inline __attribute__((always_inline)) uint64_t get64(struct loads in, fp_addr address)
-{
-    return in.guarded ? fp_guard_load64(&in.reader->fault, address) : fp_load64(in.reader, address);
-}
-
-static inline __attribute__((always_inline)) uint32_t get32(struct loads in, fp_addr address)
-{
-    return in.guarded ? fp_guard_load32(&in.reader->fault, address) : fp_load32(in.reader, address);
-}
-
-static inline __attribute__((always_inline)) uint8_t get8(struct loads in, fp_addr address)
-{
-    return in.guarded ? fp_guard_load8(&in.reader->fault, address) : fp_load8(in.reader, address);
-}
-
 /* What a chain has to be besides linked; looked at once, at its end. */
 struct signs {
     fp_addr all;   /* addresses, or-ed: all are multiples of 8 */
@@ -72,144 +51,130 @@ struct signs {
     bool unhashed; /* the check of some frame is of a name that has no hash yet */
 };
 
-typedef uint64_t __attribute__((may_alias)) word;
-
-/* Offsets as the loop uses them, in locals: what it writes can't change those. */
-struct chain_layout {
-    fp_addr previous, code, instr, owner, is_entry, gen, start, version, name, line, hash, tag, cframe_previous,
-        cframe_current;
-    uint32_t scale; /* of the instruction, where it is a number */
-    uint8_t entry;
-    bool versions, copies;
+/* Loads of the loop below: inline and guarded, or by the reader. */
+struct loads {
+    struct fp_reader *reader;
+    bool guarded;
 };
 
-static struct chain_layout chain_layout_of(const struct fp_layout *l)
+static inline __attribute__((always_inline)) uint64_t get64(struct loads in, fp_addr base, int32_t offset)
 {
-    return (struct chain_layout){
-        .previous = (fp_addr)l->frame_previous,
-        .code = (fp_addr)l->frame_code,
-        .instr = (fp_addr)l->frame_instr,
-        .owner = (fp_addr)l->frame_owner,
-        .is_entry = (fp_addr)l->frame_is_entry,
-        .gen = (fp_addr)l->frame_gen,
-        .start = (fp_addr)l->code_adaptive,
-        .version = (fp_addr)l->code_version,
-        .name = (fp_addr)l->code_name,
-        .line = (fp_addr)l->code_firstlineno,
-        .hash = (fp_addr)FP_STR_HASH(l),
-        .tag = (fp_addr)l->frame_code_tag,
-        .cframe_previous = (fp_addr)l->cframe_previous,
-        .cframe_current = (fp_addr)l->cframe_current,
-        .scale = l->instr_kind == FP_INSTR_UNITS ? 2 : 1,
-        .entry = l->owner_entry >= 0 ? (uint8_t)l->owner_entry : 0xff,
-        .versions = l->code_version >= 0,
-        .copies = l->code_tlbc >= 0,
-    };
+    fp_addr address = base + (fp_addr)offset;
+    return in.guarded ? fp_guard_load64(&in.reader->fault, address) : fp_load64(in.reader, address);
 }
 
-/* The chain of a thread that stands still, in which whatever is wrong shows at the end: bad memory reads as 0, which
-   ends the chain.  Inlined with constants: the way of loading, the kind of frame, and whether entry frames are marked
-   and shown (3.11) or known by their owner and hidden. */
-static inline __attribute__((always_inline)) int chain(struct loads in, const struct fp_layout *l, int kind, bool marks,
-                                                       bool dense, fp_addr frame, fp_addr cframe, faultproof_frame *out,
-                                                       int max, struct signs *signs)
+static inline __attribute__((always_inline)) uint32_t get32(struct loads in, fp_addr base, int32_t offset)
 {
-    const struct chain_layout at = chain_layout_of(l);
+    fp_addr address = base + (fp_addr)offset;
+    return in.guarded ? fp_guard_load32(&in.reader->fault, address) : fp_load32(in.reader, address);
+}
+
+static inline __attribute__((always_inline)) uint8_t get8(struct loads in, fp_addr base, int32_t offset)
+{
+    fp_addr address = base + (fp_addr)offset;
+    return in.guarded ? fp_guard_load8(&in.reader->fault, address) : fp_load8(in.reader, address);
+}
+
+typedef uint64_t __attribute__((may_alias)) word;
+
+/* The chain of a thread that stands still, in which whatever is wrong shows at the end: bad memory reads as 0, which
+   ends the chain.  Inlined into a copy for each layout, so that offsets and questions of version are constants. */
+static inline __attribute__((always_inline)) int chain(struct loads in, const struct fp_layout *l, fp_addr frame,
+                                                       fp_addr cframe, faultproof_frame *out, int max,
+                                                       struct signs *signs)
+{
+    const bool marks = l->frame_is_entry >= 0; /* 3.11: entry frames are marked and shown; later known by their owner */
+    const uint8_t entry = l->owner_entry >= 0 ? (uint8_t)l->owner_entry : 0xff;
     const faultproof_frame *const end = out + max;
     faultproof_frame *f = out;
-    fp_addr all = 0;
+    fp_addr all = frame;
     uint8_t greatest = 0;
     bool entered = true, cframes = true, unhashed = false;
     uint32_t hidden = 0;
 
     while (frame != 0 && f < end && hidden < FP_DEPTH_MAX) {
-        const fp_addr here = frame, at_code = dense && kind == FP_FRAME_HEAP ? at.previous + 8 : at.code;
-        const fp_addr code = get64(in, here + at_code) & ~(kind == FP_FRAME_DIRECT ? at.tag : 0);
+        const fp_addr here = frame, code = get64(in, here, l->frame_code) & ~(fp_addr)l->frame_code_tag;
         uint32_t check = 0, generator;
         int32_t offset;
 
-        frame = get64(in, here + at.previous);
-        all |= here | code;
-        if (kind == FP_FRAME_HEAP) {
-            offset = (int32_t)(get32(in, here + at.instr) * at.scale);
-            offset = offset < 0 ? -1 : offset;
-            generator = get64(in, here + (dense ? at.instr - 8 : at.gen)) != 0;
+        frame = get64(in, here, l->frame_previous);
+        all |= frame | code;
+        if (l->frame_kind == FP_FRAME_HEAP) {
+            offset = (int32_t)get32(in, here, l->frame_instr);
+            if (l->instr_kind == FP_INSTR_UNITS)
+                offset = offset * 2 | offset >> 31; /* -1 stays -1 */
+            generator = get64(in, here, l->frame_gen) != 0;
         }
         else {
-            const bool pair = dense && marks;
-            const uint32_t two = pair ? get32(in, here + at.is_entry) : 0;
-            const uint64_t instr = get64(in, here + (pair ? at.previous + 8 : at.instr)),
-                           distance = instr - (code + at.start);
-            const uint8_t owner = pair ? (uint8_t)(two >> 8) : get8(in, here + at.owner);
+            const uint64_t instr = get64(in, here, l->frame_instr), distance = instr - code - (fp_addr)l->code_adaptive;
+            const uint8_t owner = get8(in, here, l->frame_owner);
             offset = distance < OFFSET_MAX ? (int32_t)distance : -1;
             generator = owner & OWNED_BY_GENERATOR;
             greatest = owner > greatest ? owner : greatest;
-            entered = pair ? (two & 0xff) != 0 : marks ? get8(in, here + at.is_entry) != 0 : owner >= at.entry;
-            if (kind == FP_FRAME_CFRAME && FP_UNLIKELY(entered)) {
-                cframe = get64(in, cframe + at.cframe_previous);
-                cframes &= get64(in, cframe + at.cframe_current) == frame;
+            entered = marks ? get8(in, here, l->frame_is_entry) != 0 : owner >= entry;
+            if (l->frame_kind == FP_FRAME_CFRAME && FP_UNLIKELY(entered)) {
+                cframe = get64(in, cframe, l->cframe_previous);
+                cframes &= get64(in, cframe, l->cframe_current) == frame;
             }
             if (!marks && FP_UNLIKELY(entered)) {
                 hidden++;
                 continue;
             }
-            if (kind == FP_FRAME_DIRECT && FP_UNLIKELY(at.copies))
+            if (l->code_tlbc >= 0)
                 offset = offset_of(in.reader, l, &(struct fp_raw){.frame = here, .code = code, .instr = instr});
-            if (!marks && at.versions)
-                check = get32(in, code + at.version);
+            if (l->code_version >= 0)
+                check = get32(in, code, l->code_version);
         }
-        if (FP_UNLIKELY(check == 0)) {
-            fp_addr name = get64(in, code + at.name);
-            uint32_t hash = get32(in, name + at.hash);
-            check = fp_code_mix(hash, get32(in, code + at.line));
-            unhashed |= hash == FP_NOT_HASHED;
+        if (l->code_version < 0 || FP_UNLIKELY(check == 0)) {
+            uint32_t hash = get32(in, get64(in, code, l->code_name), FP_STR_HASH(l));
+            check = fp_code_mix(hash, get32(in, code, l->code_firstlineno));
+            if (FP_UNLIKELY(hash == FP_NOT_HASHED)) {
+                unhashed = true;
+                __asm__ volatile(""); /* a jump that isn't taken costs less than the sum of all comparisons */
+            }
         }
         word *words = (word *)f++; /* {code, offset, check, kind, 0} in three stores instead of five */
         words[0] = code;
         words[1] = (uint64_t)check << 32 | (uint32_t)offset;
         words[2] = generator;
     }
-    *signs = (struct signs){all | frame, greatest, entered || frame != 0 || kind == FP_FRAME_HEAP, cframes, unhashed};
+    *signs = (struct signs){all, greatest, entered || frame != 0 || l->frame_kind == FP_FRAME_HEAP, cframes, unhashed};
     return (int)(f - out);
 }
 
-/* Copies of the loop: each a function of its own, so that its offsets stay in registers. */
-#define CHAIN_COPY(name, guarded, kind, marks, dense)                                                                  \
+/* One copy of the loop: a function of its own, so that what it needs stays in registers. */
+#define CHAIN_COPY(name, guarded, layout)                                                                              \
     static __attribute__((noinline, aligned(64))) int name(struct fp_reader *r, const struct fp_layout *l,             \
                                                            fp_addr frame, fp_addr cframe, faultproof_frame *out,       \
                                                            int max, struct signs *s)                                   \
     {                                                                                                                  \
-        return chain((struct loads){r, guarded}, l, kind, marks, dense, frame, cframe, out, max, s);                   \
+        (void)l;                                                                                                       \
+        return chain((struct loads){r, guarded}, layout, frame, cframe, out, max, s);                                  \
     }
-CHAIN_COPY(chain_heap, true, FP_FRAME_HEAP, false, true)
-CHAIN_COPY(chain_marks, true, FP_FRAME_CFRAME, true, true)
-CHAIN_COPY(chain_cframe, true, FP_FRAME_CFRAME, false, false)
-CHAIN_COPY(chain_direct, true, FP_FRAME_DIRECT, false, false)
-CHAIN_COPY(chain_any, r->guarded, l->frame_kind, l->frame_is_entry >= 0, false)
+CHAIN_COPY(chain_any, r->guarded, l)
 
-static bool heap_is_dense(const struct fp_layout *l)
-{
-    return l->frame_code == l->frame_previous + 8 && l->frame_instr == l->frame_gen + 8;
-}
-
-static bool marks_are_dense(const struct fp_layout *l)
-{
-    return l->frame_instr == l->frame_previous + 8 && l->frame_owner == l->frame_is_entry + 1;
-}
+/* A copy for each row of the table, and the list of them as fp_target.row counts them. */
+#define FP_DEBUG(minor, field, entry, plus)
+#define FP_ROW(first, last, free_threaded, ...)                                                                        \
+    static const struct fp_layout layout_##first##_##free_threaded = {__VA_ARGS__};                                    \
+    CHAIN_COPY(chain_##first##_##free_threaded, true, &layout_##first##_##free_threaded)
+#include "layout/tables.inc"
+#undef FP_ROW
+#define FP_ROW(first, last, free_threaded, ...) chain_##first##_##free_threaded,
+static int (*const chain_of_row[])(struct fp_reader *, const struct fp_layout *, fp_addr, fp_addr, faultproof_frame *,
+                                   int, struct signs *) = {
+    chain_any,
+#include "layout/tables.inc"
+};
+#undef FP_ROW
+#undef FP_DEBUG
 
 static int chain_of(struct fp_walk *w, fp_addr frame, fp_addr cframe, faultproof_frame *out, int max,
                     struct signs *signs)
 {
-    const struct fp_layout *l = &w->target->layout;
-    if (w->reader->guarded && l->frame_kind == FP_FRAME_DIRECT)
-        return chain_direct(w->reader, l, frame, cframe, out, max, signs);
-    if (w->reader->guarded && l->frame_kind == FP_FRAME_CFRAME && l->frame_is_entry < 0)
-        return chain_cframe(w->reader, l, frame, cframe, out, max, signs);
-    if (w->reader->guarded && l->frame_kind == FP_FRAME_CFRAME && marks_are_dense(l))
-        return chain_marks(w->reader, l, frame, cframe, out, max, signs);
-    if (w->reader->guarded && l->frame_kind == FP_FRAME_HEAP && heap_is_dense(l))
-        return chain_heap(w->reader, l, frame, cframe, out, max, signs);
-    return chain_any(w->reader, l, frame, cframe, out, max, signs);
+    const struct fp_target *t = w->target;
+    unsigned row = w->reader->guarded ? t->row : 0;
+    return chain_of_row[row](w->reader, &t->layout, frame, cframe, out, max, signs);
 }
 
 /* The number of frames, or FAULTPROOF_TORN. */

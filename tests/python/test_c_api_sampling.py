@@ -105,7 +105,7 @@ def check_by_version_or_name(code: types.CodeType) -> int:
     """The check of a code object that doesn't run: the resolver accepts only the right one, so a wrong guess fails."""
     if CAN["identify_code"]:
         return version_of(code)
-    return ((hash(code.co_name) & 0xFFFFFFFF) ^ (code.co_firstlineno * 0x9E3779B1 & 0xFFFFFFFF)) | 1
+    return (hash(code.co_name) + 8 * code.co_firstlineno) & 0xFFFFFFFF
 
 
 def version_of(code: types.CodeType) -> int:

@@ -63,20 +63,29 @@ static enum fp_status take_debug_offsets(struct fp_target *t, struct fp_reader *
     return FP_OK;
 }
 
-const struct fp_layout *fp_layout_row(const struct fp_target *t)
+static const struct row *row_of(const struct fp_target *t)
 {
     for (size_t i = 0; i < FP_COUNT(rows); i++)
         if (t->version >= rows[i].first && t->version <= rows[i].last && t->free_threaded == rows[i].free_threaded)
-            return &rows[i].layout;
+            return &rows[i];
     return NULL;
+}
+
+const struct fp_layout *fp_layout_row(const struct fp_target *t)
+{
+    const struct row *row = row_of(t);
+    return row ? &row->layout : NULL;
 }
 
 enum fp_status fp_layout_choose(struct fp_target *t, struct fp_reader *r)
 {
-    const struct fp_layout *row = fp_layout_row(t);
+    const struct row *row = row_of(t);
     int minor = (int)(t->version >> 16 & 0xff);
     if (row == NULL)
         return FP_UNKNOWN_VERSION;
-    t->layout = *row;
-    return minor >= DEBUG_OFFSETS_FIRST_MINOR ? take_debug_offsets(t, r, minor) : FP_OK;
+    t->layout = row->layout;
+    enum fp_status status = minor >= DEBUG_OFFSETS_FIRST_MINOR ? take_debug_offsets(t, r, minor) : FP_OK;
+    bool same = status == FP_OK && memcmp(&t->layout, &row->layout, sizeof(t->layout)) == 0;
+    t->row = same ? (unsigned)(row - rows) + 1 : 0;
+    return status;
 }

@@ -37,9 +37,10 @@ struct fp_target {
     fp_addr code_type, str_type, bytes_type, dict_type, frozenset_type, module_type; /* the type objects */
     fp_addr fatal_functions[3]; /* Py_FatalError and its kin, which report before they abort; 0: not known */
     struct fp_layout layout;
+    unsigned row; /* which row of the table the layout is, from 1; 0: none, the process says otherwise */
 };
 
-/* The row of the table for the target's version and flavour; NULL: there is none. */
+/* The table's layout for the target's version and flavour; NULL: there is none. */
 FP_HIDDEN const struct fp_layout *fp_layout_row(const struct fp_target *target);
 
 /* Fills target->layout for its version and flavour; on 3.13 and later takes over what the process itself says in
