@@ -14,7 +14,7 @@
 
 #include "api/api.h"
 
-enum { HINTS = 512, LINK_TRIES = 4, LIST_TRIES = 16 };
+enum { HINTS = 512, LINK_TRIES = 4 };
 
 /* Where a thread's state was found last time; a hint is checked before it is believed. */
 static _Atomic(fp_addr) hints[HINTS];
@@ -71,6 +71,11 @@ enum fp_status fp_state_find(struct fp_walk *w, fp_addr tstate, struct fp_state 
     while (!linked_in(w, tstate, out->interp))
         if (++tries == LINK_TRIES)
             return FP_ENDED;
+    /* Once more: what was freed keeps its numbers until its memory is a new state's, which is then linked too. */
+    fp_addr interp = fp_load64(r, tstate + (fp_addr)l->tstate_interp);
+    uint64_t thread_id = fp_load64(r, tstate + (fp_addr)l->tstate_thread_id);
+    if (fp_reader_faulted(r) || interp != out->interp || thread_id != out->thread_id)
+        return FP_ENDED;
     out->still = out->thread_id == own_id();
     if (!out->still) {
         fp_addr holder = fp_gil_holder(w, out->interp);
@@ -225,28 +230,6 @@ int faultproof_thread_info(struct _ts *tstate, faultproof_thread *thread)
     return status == FP_OK ? 0 : -1;
 }
 
-/* One pass over the list; false if it changed so much that the pass has lost it. */
-static bool list_once(struct fp_walk *w, fp_addr interp, fp_addr *list, uint32_t *n)
-{
-    fp_addr t = fp_thread_first(w, interp);
-    for (*n = 0; t != 0 && *n < FP_LIST_MAX; ++*n) {
-        fp_addr owner = fp_load64(w->reader, t + (fp_addr)w->target->layout.tstate_interp);
-        if (fp_reader_faulted(w->reader) || owner != interp)
-            return false;
-        list[*n] = t;
-        t = fp_thread_next(w, t);
-    }
-    return true;
-}
-
-static uint32_t list_threads(struct fp_walk *w, fp_addr interp, fp_addr *list)
-{
-    uint32_t n = 0;
-    for (int i = 0; i < LIST_TRIES && !list_once(w, interp, list, &n); i++)
-        continue;
-    return n;
-}
-
 /* Visits the listed threads that are still there; false when the visitor has seen enough. */
 static bool visit_list(struct fp_walk *w, const fp_addr *list, uint32_t n,
                        int (*visit)(const faultproof_thread *, void *), void *context, int *visits)
@@ -273,7 +256,8 @@ int faultproof_each_thread(int (*visit)(const faultproof_thread *thread, void *c
     fp_addr i = scratch ? fp_interp_first(&c.walk) : 0, next;
     for (; i != 0 && interps++ < FP_INTERPS_MAX; i = next) {
         next = fp_interp_next(&c.walk, i);
-        uint32_t n = list_threads(&c.walk, i, scratch->list);
+        bool whole; /* what has ended since is left out below */
+        uint32_t n = fp_threads_list(&c.walk, i, scratch->list, FP_LIST_MAX, &whole);
         if (!visit_list(&c.walk, scratch->list, n, visit, context, &visits))
             break;
     }

@@ -126,6 +126,28 @@ def test_current_tstate_of_many_threads():
     assert wrong == []
 
 
+def test_current_tstate_while_threads_come_and_go():
+    """Without the GIL the list changes under the search; what it then misses it must look for again."""
+    wrong = []
+
+    def run():
+        if probe.current_tstate("nogil") != probe.real_tstate():
+            wrong.append(1)
+
+    def start_many():
+        for _ in range(500):
+            thread = threading.Thread(target=run)
+            thread.start()
+            thread.join()
+
+    threads = [threading.Thread(target=start_many) for _ in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert wrong == []
+
+
 def test_gil_holder():
     own = probe.real_tstate()
     assert probe.gil_holder("direct", 0) == probe.gil_holder("handler", 0) == (0 if FREE_THREADED else own)

@@ -4,6 +4,9 @@
 
 #include "walk/walk.h"
 
+/* How often a list that changes is read again; the last time whatever is there counts. */
+enum { LIST_TRIES = 16 };
+
 int64_t fp_now_ns(void)
 {
     struct timespec now;
@@ -62,15 +65,24 @@ static bool linked(struct fp_walk *w, fp_addr tstate, fp_addr interp)
     return !fp_reader_faulted(w->reader) && back == tstate;
 }
 
+/* The thread state after this one.  At the end *whole becomes false unless this one still is in the list: the memory of
+   one that left leads anywhere. */
+static fp_addr next_or_end(struct fp_walk *w, fp_addr tstate, fp_addr interp, bool *whole)
+{
+    fp_addr next = fp_thread_next(w, tstate);
+    if (next == 0 && !linked(w, tstate, interp))
+        *whole = false;
+    return next;
+}
+
 uint32_t fp_threads_list(struct fp_walk *w, fp_addr interp, fp_addr *list, uint32_t max, bool *whole)
 {
-    enum { TRIES = 16 };
     uint32_t n = 0;
     *whole = false;
-    for (int try = 0; try < TRIES && !*whole; try++) {
-        bool last = try + 1 == TRIES; /* then whatever there is: a damaged list has readable threads too */
+    for (int try = 0; try < LIST_TRIES && !*whole; try++) {
+        bool last = try + 1 == LIST_TRIES; /* then whatever there is: a damaged list has readable threads too */
         fp_addr t = fp_thread_first(w, interp);
-        for (n = 0, *whole = true; t != 0 && n < max; t = fp_thread_next(w, t)) {
+        for (n = 0, *whole = true; t != 0 && n < max; t = next_or_end(w, t, interp, whole)) {
             if (!linked(w, t, interp)) {
                 *whole = false;
                 if (!last)
@@ -83,6 +95,17 @@ uint32_t fp_threads_list(struct fp_walk *w, fp_addr interp, fp_addr *list, uint3
             break; /* more than fit */
     }
     return n;
+}
+
+/* The links first: a freed state keeps its numbers until its memory is a new one's, which is then linked too. */
+bool fp_thread_alive(struct fp_walk *w, const struct fp_thread *t)
+{
+    const struct fp_layout *l = &w->target->layout;
+    if (!linked(w, t->tstate, t->interp))
+        return false;
+    fp_addr interp = fp_load64(w->reader, t->tstate + (fp_addr)l->tstate_interp);
+    fp_addr id = fp_load64(w->reader, t->tstate + (fp_addr)l->tstate_thread_id);
+    return !fp_reader_faulted(w->reader) && interp == t->interp && id == t->thread_id;
 }
 
 enum fp_status fp_thread_read(struct fp_walk *w, fp_addr tstate, struct fp_thread *out)
@@ -102,15 +125,7 @@ enum fp_status fp_thread_read(struct fp_walk *w, fp_addr tstate, struct fp_threa
     out->collecting = fp_load32(r, out->interp + (fp_addr)l->interp_gc_collecting) != 0;
     if (fp_reader_faulted(r))
         return FP_UNREADABLE;
-    return linked(w, tstate, out->interp) ? FP_OK : FP_ENDED;
-}
-
-bool fp_thread_alive(struct fp_walk *w, const struct fp_thread *t)
-{
-    const struct fp_layout *l = &w->target->layout;
-    fp_addr interp = fp_load64(w->reader, t->tstate + (fp_addr)l->tstate_interp);
-    fp_addr id = fp_load64(w->reader, t->tstate + (fp_addr)l->tstate_thread_id);
-    return !fp_reader_faulted(w->reader) && interp == t->interp && id == t->thread_id && linked(w, t->tstate, interp);
+    return fp_thread_alive(w, out) ? FP_OK : FP_ENDED;
 }
 
 fp_addr fp_gil_holder(struct fp_walk *w, fp_addr interp)
@@ -141,13 +156,20 @@ static bool attached(struct fp_walk *w, fp_addr interp, fp_addr tstate)
     return !fp_reader_faulted(w->reader) && (status & (uint32_t)l->tstate_status_active) != 0;
 }
 
-fp_addr fp_thread_of(struct fp_walk *w, uint64_t thread_id)
+/* One pass over all lists for the states of an OS thread.  *whole: no list changed under it, so that what wasn't found
+   isn't there.  `strict`: only a state that is linked counts. */
+static fp_addr search_thread(struct fp_walk *w, uint64_t thread_id, bool strict, bool *whole)
 {
     fp_addr found = 0;
     int interps = 0, threads = 0;
 
+    *whole = true;
     for (fp_addr i = fp_interp_first(w); i != 0 && interps++ < FP_INTERPS_MAX; i = fp_interp_next(w, i))
-        for (fp_addr t = fp_thread_first(w, i); t != 0 && threads++ < FP_THREADS_MAX; t = fp_thread_next(w, t)) {
+        for (fp_addr t = fp_thread_first(w, i); t != 0 && threads++ < FP_THREADS_MAX; t = next_or_end(w, t, i, whole)) {
+            bool in_list = linked(w, t, i);
+            *whole = *whole && in_list;
+            if (strict && !in_list)
+                break; /* what it points at may be anything */
             uint64_t id = fp_load64(w->reader, t + (fp_addr)w->target->layout.tstate_thread_id);
             if (fp_reader_faulted(w->reader) || id != thread_id)
                 continue;
@@ -155,5 +177,14 @@ fp_addr fp_thread_of(struct fp_walk *w, uint64_t thread_id)
                 return t;
             found = found ? found : t;
         }
+    return found;
+}
+
+fp_addr fp_thread_of(struct fp_walk *w, uint64_t thread_id)
+{
+    fp_addr found = 0;
+    bool whole = false;
+    for (int tries = LIST_TRIES; found == 0 && !whole && tries > 0; tries--)
+        found = search_thread(w, thread_id, tries > 1, &whole);
     return found;
 }
