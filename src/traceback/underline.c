@@ -8,13 +8,14 @@ struct place {
     int left, right; /* of the anchors, from the start; right 0: none */
 };
 
-/* The operator with its neighbour, or the brackets, as 3.11 and 3.12 find them.  Declines what isn't certain. */
+/* The operator with its neighbour, or the brackets, as 3.11 and 3.12 find them.  Declines what isn't certain: a blank
+   at the start is an indentation to their parser. */
 static bool find_anchors(const struct fp_line *line, struct place *place)
 {
     const Py_UCS4 *segment = line->text + place->start;
     int length = place->end - place->start;
     struct fp_expression expression;
-    if (!line->ascii || !fp_parse(segment, length, &expression))
+    if (!line->ascii || (length > 0 && Py_UNICODE_ISSPACE(segment[0])) || !fp_parse(segment, length, &expression))
         return false;
     if (expression.shape == FP_BINARY) {
         int blanks = 0, between = expression.right_start - expression.left_end;

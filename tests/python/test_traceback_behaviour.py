@@ -179,6 +179,24 @@ def test_edited_and_deleted_files(tmp_path):
     """)
 
 
+def test_columns_that_cut_a_line_anywhere():
+    """As after an edit, and as 3.12.1 gives for formatted strings: the columns' text may be any piece of the line."""
+    in_child("""
+        lines = ["cmd = f'{a.b} -m{c} --without-pip {self.env_dir}'", "x = a [ b ] + ( c )( d ) - 'e(' ; f", "\\tif (yield a)[0]: b (c, *d)"]
+        for width in range(5, 30):
+            for start in range(4, 30):
+                source = " " * start + "1 /" + " " * (width - 4) + "0"
+                source = "(\\n" + source + ")"
+                code = compile(source, "a name of its own", "exec")
+                linecache.cache["a name of its own"] = (len(source), None, source.splitlines(True), "a name of its own")
+                error = catch(exec, code)
+                for line in lines:
+                    line += "\\n"
+                    linecache.cache["a name of its own"] = (len(line) + 2, None, ["(\\n", line], "a name of its own")
+                    same(text, error)
+    """)
+
+
 def test_linecache_entries_of_all_forms(tmp_path):
     in_child("""
         class Loader:
