@@ -53,9 +53,83 @@ def _faulthandler_functions(standard: object, ours: object) -> dict[str, object]
     return {name: getattr(ours, name) for name in public if hasattr(ours, name)}
 
 
+def _registered_signals(standard: object, ours: object) -> list[int]:
+    """The signals that were registered with the standard module: those with its handler."""
+    import _signal  # not signal, which costs a start-up the import of enum
+
+    handlers = {int(number): ours._handler(number) for number in _signal.valid_signals()}
+    spare = max((number for number, handler in handlers.items() if handler == 0), default=None)
+    if spare is None or not any(handler > 1 for handler in handlers.values()):
+        return []
+    # the module doesn't tell its handler's address: for a moment a signal that nobody uses has it
+    standard.register(spare, 2)
+    address = ours._handler(spare)
+    standard.unregister(spare)
+    return [number for number, handler in handlers.items() if handler == address]
+
+
+# All signals but SIGKILL, SIGSTOP and the two that glibc keeps: what the thread of the standard watchdog blocks, and
+# ours doesn't.  As SigBlk in proc(5).
+_ALL_BLOCKED = 0xFFFFFFFE7FFBFEFF
+_FUTEX = "202"
+
+
+def _watches(task: str) -> bool | None:
+    """Whether an OS thread does what the standard watchdog does: wait with a time limit, all signals blocked.
+
+    None: it doesn't wait now, and has hardly run, so it may be about to.
+    """
+    try:
+        with open(f"/proc/self/task/{task}/syscall", encoding="ascii") as file:
+            call = file.read().split()
+        with open(f"/proc/self/task/{task}/status", encoding="ascii", errors="replace") as file:
+            blocked = next(int(line.split()[1], 16) for line in file if line.startswith("SigBlk"))
+        with open(f"/proc/self/task/{task}/stat", encoding="ascii", errors="replace") as file:
+            user, system = file.read().rpartition(")")[2].split()[11:13]
+    except OSError:
+        return False  # it has ended, or the system doesn't tell
+    if len(call) < 5:
+        return None if int(user) + int(system) < 3 else False  # clock ticks, sampled
+    return blocked & _ALL_BLOCKED == _ALL_BLOCKED and call[0] == _FUTEX and int(call[4], 16) != 0
+
+
+def _watchdog_pends() -> bool:
+    """Whether a thread looks like the standard module's watchdog, which nothing tells."""
+    import os
+    import time
+
+    threading = sys.modules.get("threading")
+    pythons = {str(thread.native_id) for thread in threading.enumerate()} if threading else {str(os.getpid())}
+    for _ in range(200):  # a thread that was just made gets some milliseconds to begin
+        seen = [_watches(task) for task in os.listdir("/proc/self/task") if task not in pythons]
+        if True in seen:
+            return True
+        if None not in seen:
+            return False
+        time.sleep(0.001)
+    return False
+
+
+def _warn_of_what_stays(standard: object, ours: object) -> None:
+    """Say what goes on in the standard module, whose names now are ours."""
+    stays = [f"signal {number} stays registered" for number in _registered_signals(standard, ours)]
+    if _watchdog_pends():
+        stays.append("a call of dump_traceback_later() stays pending")
+    if stays:
+        import warnings
+
+        warnings.warn(
+            f"{', '.join(stays)} with the standard faulthandler: undo that before faultproof.install(), "
+            "or between uninstall() and another install()",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
 def _install_faulthandler(file: object) -> None:
     """An active standard handler is disabled and ours enabled in its place; what is pending there stays there."""
     global _standard_faulthandler
+    in_use = "faulthandler" in sys.modules
     try:
         standard = importlib.import_module("faulthandler")
     except ImportError:
@@ -63,11 +137,12 @@ def _install_faulthandler(file: object) -> None:
     ours = importlib.import_module("faultproof.faulthandler")
     if standard is ours or not ours._capabilities()["faulthandler"]:
         return
-    was_enabled, disable = standard.is_enabled(), standard.disable
+    was_enabled = standard.disable()
+    if in_use:
+        _warn_of_what_stays(standard, ours)
     _standard_faulthandler = standard
     replace_module("faulthandler", ours, standard, _faulthandler_functions(standard, ours))
     if was_enabled:
-        disable()
         # the standard module doesn't tell its file
         ours.enable(_stderr() if file is None else file)
 
@@ -109,7 +184,7 @@ def install(file: object = None) -> None:
 
     file: where reports go if the standard fault handler is enabled and ours takes its place (an object with fileno()
     or a descriptor); None: sys.stderr.  A pending dump_traceback_later() of the standard module, and signals that were
-    registered there, stay with it: cancel them before, they can't be seen from outside.
+    registered there, stay with it, and a RuntimeWarning says so.
     """
     for row in DROP_INS:
         if row not in _installed:
