@@ -3,6 +3,7 @@
 nox                       the interpreters python3.9 to python3.15 found on PATH
 FAULTPROOF_PYTHONS="PATH PATH ..." nox     these interpreters
 nox -s lint sanitize      style; the C tests under AddressSanitizer and valgrind
+nox -s fuzz [-- SECONDS]  libFuzzer over images of real processes; needs clang
 """
 
 from __future__ import annotations
@@ -82,7 +83,22 @@ def sanitize(session: nox.Session) -> None:
     session.run("meson", "test", "-C", "build-valgrind", "--print-errorlogs", "-t", "10", "--suite", "memory", wrap)
 
 
-def build(session: nox.Session, folder: str, *options: str) -> None:
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """libFuzzer over the recorded images: a minute, or as many seconds as are given.  Needs clang."""
+    session.install("meson>=1.3", "ninja")
+    folder = "build-fuzz"
+    build(session, folder, "-Dbuildtype=debugoptimized", "-Db_sanitize=address,undefined", "-Db_lundef=false",
+          "-Dfuzz=true", env={"CC": "clang"})  # fmt: skip
+    found = os.path.join(folder, "found")
+    os.makedirs(found, exist_ok=True)
+    seconds = session.posargs[0] if session.posargs else "60"
+    session.run(f"{folder}/tests/fuzz/fuzz_walk", f"-max_total_time={seconds}", "-timeout=20", "-max_len=65536",
+                f"-artifact_prefix={found}/", "-print_final_stats=1", found, "tests/fuzz/corpus",
+                external=True, env={"ASAN_OPTIONS": "detect_leaks=0"})  # fmt: skip
+
+
+def build(session: nox.Session, folder: str, *options: str, env: dict[str, str] | None = None) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    session.run("meson", "setup", "-Dtests=true", *options, folder, silent=True)
+    session.run("meson", "setup", "-Dtests=true", *options, folder, silent=True, env=env)
     session.run("ninja", "-C", folder, silent=True)

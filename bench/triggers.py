@@ -108,7 +108,7 @@ def start() -> None:
                 times[name].append(time.perf_counter() - begin)
         # the lower half: what disturbs a start only makes it longer
         empty, comment, ours = (statistics.mean(sorted(times[name])[:150]) * 1e3 for name in texts)
-    print(f"start with a .pth                 empty {empty:12.2f} ms   a comment {comment:6.2f} ms   ours {ours:6.2f} ms")
+    print(f"start with a .pth        empty {empty:12.2f} ms   a comment {comment:6.2f} ms   ours {ours:6.2f} ms")
 
 
 def memory() -> None:

@@ -1,11 +1,13 @@
 /* capabilities(), what install() asks of the process, and what tests use to look inside.  Normal context. */
 #include "ext.h" /* pyconfig.h defines _GNU_SOURCE */
 
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "image.h"
 #include "render/c_stack.h"
 
 static const char *reader_name(enum fp_reader_kind kind)
@@ -174,6 +176,73 @@ static PyObject *probe_c_stack_on(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* What a dump reads goes through here, and into the image. */
+static int copy_and_keep(struct fp_reader *r, void *to, fp_addr from, size_t n)
+{
+    struct fp_image *image = r->context;
+    if (fp_guard_copy(to, (const void *)(uintptr_t)from, n) != 0)
+        return -1;
+    for (fp_addr at = from / FP_IMAGE_BLOCK * FP_IMAGE_BLOCK; at < from + n; at += FP_IMAGE_BLOCK) {
+        struct fp_image_block *block = fp_image_add(image, at);
+        if (block != NULL) /* a block lies in one page, so that all of it is readable */
+            (void)fp_guard_copy(block->bytes, (const void *)(uintptr_t)at, FP_IMAGE_BLOCK);
+    }
+    return 0;
+}
+
+static void keep_all_threads(struct fp_image *image, int null_fd, bool still)
+{
+    const struct fp_dump_options options = {.fd = null_fd,
+                                            .all_threads = true,
+                                            .max_threads = 100,
+                                            .max_frames = 100,
+                                            .max_chars = 500,
+                                            .budget_ns = 10000000000};
+    const struct fp_dump_caller caller = {
+        .thread_id = image->head.thread_id, .is_this_thread = still, .modules = still};
+    struct fp_session *s = fp_session_acquire(&image->target, true, options.budget_ns);
+    if (s == NULL)
+        return;
+    s->reader = (struct fp_reader){.kind = FP_READER_TEST, .fds = {-1, -1}, .copy = copy_and_keep, .context = image};
+    (void)fp_dump_on(s, &options, &caller, "", 0);
+    fp_session_release(s);
+}
+
+/* _image(fd): writes what a dump of all threads reads, see image.h */
+static PyObject *probe_image(PyObject *self, PyObject *args)
+{
+    int fd;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "i:_image", &fd))
+        return NULL;
+    struct fp_image *image = PyMem_RawCalloc(1, sizeof(*image));
+    if (image == NULL)
+        return PyErr_NoMemory();
+    const struct fp_target *t = fp_ext_target();
+    image->target = *t;
+    image->head = (struct fp_image_head){"fpimage1",
+                                         t->version,
+                                         t->free_threaded,
+                                         t->runtime,
+                                         t->code_type,
+                                         t->str_type,
+                                         t->bytes_type,
+                                         t->dict_type,
+                                         t->frozenset_type,
+                                         t->module_type,
+                                         PyThread_get_thread_ident()};
+    fp_guard_require();
+    int null_fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    keep_all_threads(image, null_fd, true);
+    keep_all_threads(image, null_fd, false);
+    close(null_fd);
+    size_t size = image->n_blocks * sizeof(image->blocks[0]);
+    bool written = write(fd, &image->head, sizeof(image->head)) == (ssize_t)sizeof(image->head) &&
+                   write(fd, image->blocks, size) == (ssize_t)size;
+    PyMem_RawFree(image);
+    return written ? PyLong_FromLong(0) : PyErr_SetFromErrno(PyExc_OSError);
+}
+
 /* _handler(signo) -> address of the C function that handles it now; 0: the default action, 1: ignored */
 static PyObject *probe_handler(PyObject *self, PyObject *signo)
 {
@@ -192,6 +261,8 @@ PyMethodDef fp_ext_probe_methods[] = {
      PyDoc_STR("_capabilities($module, /)\n--\n\nSee faultproof.capabilities().")},
     {"_handler", probe_handler, METH_O,
      PyDoc_STR("_handler($module, signo, /)\n--\n\nThe address of a signal's C handler; 0: default, 1: ignored.")},
+    {"_image", probe_image, METH_VARARGS,
+     PyDoc_STR("_image($module, fd, /)\n--\n\nWrite what a dump of all threads reads, for tests.")},
     {"_lines", probe_lines, METH_VARARGS,
      PyDoc_STR("_lines($module, code, offsets, /)\n--\n\nLines of instructions, for tests.")},
     {"_watch", probe_watch, METH_VARARGS,

@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 
 #include "check.h"
-#include "trigger/dump.h"
+#include "dump_all.h"
 
 enum { SIZE = 1 << 16, THREADS = 3, FRAMES = 40, BASE_SHIFT = 44 };
 
@@ -21,8 +21,6 @@ static struct {
     uint64_t reads, fail_at; /* fail_at: this read fails; 0: none */
 } image;
 static struct fp_target target;
-static struct fp_session session;
-static struct fp_out session_out;
 
 static int copy(struct fp_reader *r, void *to, fp_addr from, size_t n)
 {
@@ -188,23 +186,8 @@ static bool gil_note; /* as free-threaded 3.14 and later */
 /* One dump of all threads into `fd`; returns how many reads it took. */
 static uint64_t dump(int fd, bool still)
 {
-    const struct fp_dump_options options = {.fd = fd,
-                                            .all_threads = true,
-                                            .max_threads = 100,
-                                            .max_frames = 100,
-                                            .max_chars = 500,
-                                            .budget_ns = 10000000000,
-                                            .style = {.modules = true, .frames_cut = true, .gil_note = gil_note}};
-    const struct fp_dump_caller caller = {
-        .thread_id = 0x1000, .is_this_thread = still, .modules = true, .context = &image};
-    session.out = &session_out;
-    session.reader = (struct fp_reader){.kind = FP_READER_TEST, .fds = {-1, -1}, .copy = copy};
-    memset(session.rows, 0, sizeof(session.rows));
-    session.row_used = 0;
-    fp_walk_lend(&session.walk, &session.memory);
-    fp_walk_init(&session.walk, &session.reader, &target, true);
     image.reads = 0;
-    (void)fp_dump_on(&session, &options, &caller, "", 0);
+    dump_all(fd, &(struct dump_all){&target, copy, &image, 0x1000, still, gil_note});
     return image.reads;
 }
 
