@@ -66,7 +66,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def sanitize(session: nox.Session) -> None:
-    """The C tests under AddressSanitizer and UndefinedBehaviorSanitizer, and under valgrind."""
+    """The C tests under AddressSanitizer and UndefinedBehaviorSanitizer, ThreadSanitizer, and valgrind."""
     session.install("meson>=1.3", "ninja")
     plain = "build-plain"
     build(session, plain, "-Dbuildtype=debugoptimized")
@@ -77,6 +77,9 @@ def sanitize(session: nox.Session) -> None:
     options = "detect_leaks=0"  # a leak check needs ptrace, and the core doesn't allocate
     session.run("meson", "test", "-C", sanitized, "--print-errorlogs", "-t", "10", "--suite", "memory",
                 env={"ASAN_OPTIONS": options, "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"})  # fmt: skip
+    threads = "build-threads"
+    build(session, threads, "-Dbuildtype=debugoptimized", "-Db_sanitize=thread", "-Db_lundef=false")
+    session.run("meson", "test", "-C", threads, "--print-errorlogs", "-t", "10", "--suite", "threads")
     build(session, "build-valgrind", "-Dbuildtype=debugoptimized", "-Dimages=40")
     suppressions = os.path.abspath("tests/c/guard.supp")
     wrap = f"--wrap=valgrind -q --error-exitcode=9 --suppressions={suppressions}"

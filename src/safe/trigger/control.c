@@ -8,9 +8,9 @@
 #include "trigger/user.h"
 
 static pthread_mutex_t control = PTHREAD_MUTEX_INITIALIZER;
-static atomic_bool guard_required;        /* by more than enable(); written under control */
-static atomic_bool guard_placed;          /* by anyone; written under control */
-static struct fp_fatal_config configs[2]; /* the one that isn't published is free for writing */
+static atomic_bool guard_required;         /* by more than enable(); written under control */
+static atomic_bool guard_placed;           /* by anyone; written under control */
+static struct sigaction user_before[NSIG]; /* what was there when we last took a user signal */
 
 static void install_guard(void)
 {
@@ -37,9 +37,7 @@ int fp_fatal_enable(const struct fp_fatal_config *config)
 {
     int error = 0;
     pthread_mutex_lock(&control);
-    struct fp_fatal_config *free_one = atomic_load(&fp_fatal_published) == &configs[0] ? &configs[1] : &configs[0];
-    *free_one = *config;
-    atomic_store(&fp_fatal_published, free_one);
+    fp_publish(&fp_fatal_published, config, sizeof(*config));
     guard_placed = true;
     for (size_t i = 0; i < FP_FATALS && error == 0; i++)
         error = fp_fatal_install(&fp_fatals[i]);
@@ -50,7 +48,7 @@ int fp_fatal_enable(const struct fp_fatal_config *config)
 bool fp_fatal_disable(void)
 {
     pthread_mutex_lock(&control);
-    bool was = atomic_exchange(&fp_fatal_published, NULL) != NULL;
+    bool was = fp_unpublish(&fp_fatal_published);
     if (was && fp_session_any_in_use())
         guard_required = true; /* somebody may be reading just now */
     guard_placed = guard_placed && (!was || guard_required);
@@ -69,7 +67,7 @@ static bool user_is_ours(int signo)
 
 int fp_user_register(int signo, const struct fp_user_config *config)
 {
-    struct fp_user *u = &fp_users[signo];
+    struct fp_user user = {.config = *config};
     struct sigaction before,
         action = {.sa_sigaction = fp_user_handler, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
     int error = 0;
@@ -79,15 +77,13 @@ int fp_user_register(int signo, const struct fp_user_config *config)
     fp_guard_require();
     sigemptyset(&action.sa_mask);
     pthread_mutex_lock(&control);
-    struct fp_user_config *free_one = atomic_load(&u->published) == &u->configs[0] ? &u->configs[1] : &u->configs[0];
-    *free_one = *config;
-    bool again = user_is_ours(signo);
-    if (!again && sigaction(signo, NULL, &before) == 0)
-        u->previous = before;
-    struct fp_user_config *old = atomic_exchange(&u->published, free_one);
-    if (sigaction(signo, &action, NULL) != 0) {
+    if (!user_is_ours(signo) && sigaction(signo, NULL, &before) == 0)
+        user_before[signo] = before;
+    user.previous = user_before[signo];
+    fp_publish(&fp_users[signo], &user, sizeof(user));
+    if (sigaction(signo, &action, NULL) != 0) { /* no such signal: it never was ours */
         error = errno;
-        atomic_store(&u->published, old);
+        (void)fp_unpublish(&fp_users[signo]);
     }
     pthread_mutex_unlock(&control);
     return error;
@@ -95,12 +91,14 @@ int fp_user_register(int signo, const struct fp_user_config *config)
 
 bool fp_user_unregister(int signo)
 {
+    struct fp_user user;
     if (signo < 1 || signo >= NSIG)
         return false;
     pthread_mutex_lock(&control);
-    bool was = atomic_exchange(&fp_users[signo].published, NULL) != NULL;
+    bool was = fp_published_read(&fp_users[signo], &user, sizeof(user));
+    (void)fp_unpublish(&fp_users[signo]);
     if (was && user_is_ours(signo))
-        sigaction(signo, &fp_users[signo].previous, NULL);
+        sigaction(signo, &user.previous, NULL);
     pthread_mutex_unlock(&control);
     return was;
 }

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 
+#include "trigger/published.h"
 #include "trigger/signals.h"
 
 enum { FP_FATALS = 5 };
@@ -21,8 +22,8 @@ struct fp_fatal {
 };
 FP_HIDDEN extern struct fp_fatal fp_fatals[FP_FATALS];
 
-/* What a report shows; NULL: not enabled. */
-FP_HIDDEN extern _Atomic(struct fp_fatal_config *) fp_fatal_published;
+/* What a report shows, a struct fp_fatal_config; nothing: not enabled. */
+FP_HIDDEN extern struct fp_published fp_fatal_published;
 
 /* Puts our handler in place if it isn't there now; 0 or an errno value. */
 FP_HIDDEN int fp_fatal_install(struct fp_fatal *fatal);

@@ -32,7 +32,7 @@ struct fp_fatal fp_fatals[] = {
 };
 _Static_assert(FP_COUNT(fp_fatals) == FP_FATALS, "the table has a row for each fatal signal");
 
-_Atomic(struct fp_fatal_config *) fp_fatal_published;
+struct fp_published fp_fatal_published;
 
 /* The thread that writes a fatal report, by kernel thread id; 0: none.  It stays set while the process dies. */
 static atomic_int reporter;
@@ -117,7 +117,7 @@ void fp_fatal_restore(struct fp_fatal *f)
 
 bool fp_fatal_is_enabled(void)
 {
-    return atomic_load(&fp_fatal_published) != NULL;
+    return fp_is_published(&fp_fatal_published);
 }
 
 /* Sent by a process or thread (kill, tgkill, sigqueue), not raised by an instruction: man 2 sigaction, si_code. */
@@ -370,13 +370,12 @@ static void on_fatal(int signo, siginfo_t *info, void *context)
         return;
     }
     int saved = errno, self = (int)syscall(SYS_gettid), nobody = 0;
-    struct fp_fatal_config *current = atomic_load(&fp_fatal_published);
-    if (current == NULL) {
+    struct fp_fatal_config config;
+    if (!fp_published_read(&fp_fatal_published, &config, sizeof(config))) {
         pass_on(f, info, context);
         errno = saved;
         return;
     }
-    const struct fp_fatal_config config = *current;
     if (atomic_load(&reporter) != self && resolved_by_previous(&config, f, info, context)) {
         errno = saved;
         return;

@@ -8,7 +8,7 @@
 #include "trigger/signals.h"
 #include "trigger/user.h"
 
-struct fp_user fp_users[NSIG];
+struct fp_published fp_users[NSIG];
 
 /* SIG_DFL has no function to call: the signal is sent again with the default action in place. */
 static void chain_default(int signo, const struct sigaction *previous)
@@ -22,13 +22,12 @@ static void chain_default(int signo, const struct sigaction *previous)
     sigaddset(&set, signo);
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
     syscall(SYS_tgkill, getpid(), (pid_t)syscall(SYS_gettid), signo);
-    if (atomic_load(&fp_users[signo].published) != NULL)
+    if (fp_is_published(&fp_users[signo]))
         sigaction(signo, &ours, NULL);
 }
 
-static void chain(int signo, siginfo_t *info, void *context)
+static void chain(const struct sigaction *previous, int signo, siginfo_t *info, void *context)
 {
-    const struct sigaction *previous = &fp_users[signo].previous;
     if (previous->sa_handler == SIG_DFL)
         chain_default(signo, previous);
     else if (previous->sa_handler != SIG_IGN)
@@ -38,14 +37,13 @@ static void chain(int signo, siginfo_t *info, void *context)
 void fp_user_handler(int signo, siginfo_t *info, void *context)
 {
     int saved = errno;
-    struct fp_user_config *config = atomic_load(&fp_users[signo].published);
-    if (config != NULL) {
-        const struct fp_user_config copy = *config;
+    struct fp_user user;
+    if (fp_published_read(&fp_users[signo], &user, sizeof(user))) {
         const struct fp_dump_caller caller = {.thread_id = (uint64_t)pthread_self(), .is_this_thread = true};
-        (void)fp_dump(copy.target, &copy.dump, &caller, "", 0);
+        (void)fp_dump(user.config.target, &user.config.dump, &caller, "", 0);
         errno = saved;
-        if (copy.chain)
-            chain(signo, info, context);
+        if (user.config.chain)
+            chain(&user.previous, signo, info, context);
     }
     errno = saved;
 }

@@ -3,9 +3,9 @@
 #define FP_USER_H
 
 #include <signal.h>
-#include <stdatomic.h>
 
 #include "trigger/dump.h"
+#include "trigger/published.h"
 
 struct fp_user_config {
     const struct fp_target *target;
@@ -13,13 +13,12 @@ struct fp_user_config {
     bool chain; /* call the previous handler after the dump */
 };
 
-/* One user signal; shared by the handler and its control. */
+/* What the handler of one user signal goes by; shared with its control. */
 struct fp_user {
-    _Atomic(struct fp_user_config *) published; /* NULL: not registered */
-    struct fp_user_config configs[2];           /* the one that isn't published is free for writing */
+    struct fp_user_config config;
     struct sigaction previous;
 };
-FP_HIDDEN extern struct fp_user fp_users[NSIG];
+FP_HIDDEN extern struct fp_published fp_users[NSIG]; /* each of a struct fp_user */
 FP_HIDDEN void fp_user_handler(int signo, siginfo_t *info, void *context);
 
 /* Normal context.  Handles a signal, or replaces its configuration.  0, or an errno value; EINVAL: no such signal. */
