@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -365,3 +368,66 @@ def test_a_damaged_heap_ends_no_report(address):
     ctypes.c_size_t.from_address(id(code) + n).value = {address}"""
     text = report(DAMAGE.format(damage=find), signal.SIGABRT)
     assert " in inner\n" in text and "line 8 in ???\n" in text and " in <module>\n" in text, text
+
+
+HOLDS_MALLOC = r"""
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+static sem_t stopped, go_on, ask, answered;
+static void stop(int signo) { sem_post(&stopped); sem_wait(&go_on); (void)signo; }
+static void *churn(void *unused)
+{
+    for (size_t i = 0;; i++) { void *volatile p = malloc(2000 + i % 100000); free(p); }
+    return unused;
+}
+static void *probe(void *unused)
+{
+    for (;;) { sem_wait(&ask); void *volatile p = malloc(5000); free(p); sem_post(&answered); }
+    return unused;
+}
+/* Stops a thread in malloc() with the arena's lock held, which shows by another's malloc() not coming back. */
+void crash(void)
+{
+    pthread_t thread, other;
+    struct timespec until;
+    sem_init(&stopped, 0, 0), sem_init(&go_on, 0, 0), sem_init(&ask, 0, 0), sem_init(&answered, 0, 0);
+    signal(SIGUSR2, stop);
+    pthread_create(&thread, NULL, churn, NULL);
+    pthread_create(&other, NULL, probe, NULL);
+    for (;;) {
+        pthread_kill(thread, SIGUSR2);
+        sem_wait(&stopped);
+        sem_post(&ask);
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += 1;
+        if (sem_timedwait(&answered, &until) != 0)
+            *(volatile int *)8 = 0;
+        sem_post(&go_on);
+    }
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler for a library that stops in malloc()")
+@pytest.mark.parametrize("c_stack", [False, True])
+def test_while_another_thread_holds_the_lock_of_malloc(tmp_path, c_stack):
+    """It never lets go: a report that allocated memory would wait for ever."""
+    source, library = tmp_path / "holds.c", tmp_path / "holds.so"
+    source.write_text(HOLDS_MALLOC)
+    subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-pthread", "-o", str(library), str(source)], check=True)
+    code = f"""
+    import ctypes, faultproof.faulthandler as fh
+    crash = ctypes.CDLL({str(library)!r}).crash
+    fh.enable(all_threads=True, c_stack={c_stack})
+    def f(): crash()
+    f()
+    """
+    one_arena = {"MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
+    result = child(code, env={**os.environ, **one_arena})
+    assert result.returncode == -signal.SIGSEGV, result.stderr
+    assert result.stderr.startswith("Fatal Python error: Segmentation fault\n")
+    assert re.search(r'  File "<string>", line \d+ in f\n', result.stderr)
+    assert (" in crash" in result.stderr or "crash+0x" in result.stderr) == c_stack, result.stderr
