@@ -370,6 +370,21 @@ def test_a_damaged_heap_ends_no_report(address):
     assert " in inner\n" in text and "line 8 in ???\n" in text and " in <module>\n" in text, text
 
 
+def test_a_report_over_its_time_budget_ends_marked():
+    text = report("""
+def f(n):
+    if n: return f(n - 1)
+    ready.wait(); threading.Event().wait()
+ready = threading.Barrier(51)
+for i in range(50): threading.Thread(target=f, args=(50,), daemon=True).start()
+ready.wait()
+fh.enable(2, budget=1e-5)
+ctypes.string_at(0)
+""")
+    assert text.startswith("Fatal Python error: Segmentation fault\n") and "  <time budget used up>\n" in text
+    assert text.count("most recent call first") < 50
+
+
 HOLDS_MALLOC = r"""
 #include <pthread.h>
 #include <semaphore.h>
