@@ -1,4 +1,4 @@
-"""CPython's own test_traceback, unmodified, from the installed interpreter.
+"""CPython's own test_traceback and the tests of its users, unmodified, from the installed interpreter.
 
 With faultproof no test fails that passes without.
 
@@ -25,11 +25,22 @@ def outcome(which: str, name: str) -> dict:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_the_interpreters_own_tests():
+# Modules whose tests format exceptions.  The slow ones take minutes: with FAULTPROOF_SLOW=1.
+SLOW = ["test_threading", "test_asyncio"]
+SUITES = ["test_traceback", "test_code", "test_contextlib", "test_doctest", "test_exceptions", "test_exception_group",
+          "test_logging", "test_unittest", *SLOW]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_the_interpreters_own_tests(name):
+    if name in SLOW and os.environ.get("FAULTPROOF_SLOW") != "1":
+        pytest.skip("takes minutes; FAULTPROOF_SLOW=1 runs it")
     if importlib.util.find_spec("test") is None or importlib.util.find_spec("test.test_traceback") is None:
         pytest.skip("this interpreter is installed without the test package")
-    standard, ours = outcome("standard", "test_traceback"), outcome("faultproof", "test_traceback")
+    if importlib.util.find_spec(f"test.{name}") is None:
+        pytest.skip("this version has no such tests")
+    standard, ours = outcome("standard", name), outcome("faultproof", name)
     assert ours["ours"] and not standard["ours"], "the module under test is not the one that was meant"
-    assert len(standard["passed"]) > 60
+    assert len(standard["passed"]) > (60 if name == "test_traceback" else 10)
     assert set(standard["passed"]) <= set(ours["passed"]), sorted(set(standard["passed"]) - set(ours["passed"]))
     assert set(ours["failed"]) <= set(standard["failed"])
