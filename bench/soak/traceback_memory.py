@@ -1,7 +1,7 @@
 """Formats a million exceptions and watches the resident memory.
 
-Usage: python bench/soak/traceback_memory.py [count].  The exit status says whether memory grew by more than 1 MB after
-the first tenth.
+Usage: python bench/soak/traceback_memory.py [count].  The exit status says whether memory grew by more than 256 KB in
+the second half: allocators take a while to have all that they will ever need.
 """
 
 from __future__ import annotations
@@ -29,12 +29,16 @@ def fail(number: int, depth: int):
 
 
 def step(number: int) -> None:
-    """One exception, printed as text, as bytes and to a file; each hundredth comes from code of its own."""
+    """One exception, printed as text, as bytes and to a file; each hundredth comes from code of its own.
+
+    Of 200 kinds: free-threaded builds keep the constants of all code for ever.
+    """
     try:
         if number % 100 == 0:
-            name = f"<generated {number % 20000}>.py"
-            linecache.cache[name] = (1, None, [f"value = {number} / 0\n"], name)
-            exec(compile(f"value = {number} / 0", name, "exec"), {})
+            kind = number % 20000
+            name = f"<generated {kind}>.py"
+            linecache.cache[name] = (1, None, [f"value = {kind} / 0\n"], name)
+            exec(compile(f"value = {kind} / 0", name, "exec"), {})
         fail(number, number % 5)
     except (ValueError, ZeroDivisionError):
         ours.format_exc()
@@ -47,13 +51,13 @@ def main() -> int:
     start = 0
     for number in range(count):
         step(number)
-        if number == count // 10:
+        if number == count // 2:
             start = resident()
         if number % (count // 10) == 0:
             print(f"{number:9}  {resident() / 2**20:8.2f} MB", flush=True)
     growth = resident() - start
-    print(f"{sys.version.split()[0]}: {count} exceptions, {growth / 2**20:+.2f} MB after the first tenth")
-    return 1 if growth > 2**20 else 0
+    print(f"{sys.version.split()[0]}: {count} exceptions, {growth / 2**20:+.2f} MB in the second half")
+    return 1 if growth > 2**18 else 0
 
 
 if __name__ == "__main__":
