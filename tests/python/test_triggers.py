@@ -248,3 +248,34 @@ assert "in_sub" in text and "in body" in text, text
 t.join()
 """
     run(code)
+
+
+def test_interpreters_come_and_go_under_the_watchdog():
+    """Each stack is one that was: what an interpreter that has ended leaves behind is nobody's frame."""
+    code = """
+try: import _interpreters as interpreters
+except ImportError: import _xxsubinterpreters as interpreters
+out = tempfile.TemporaryFile()
+fh.dump_traceback_later(0.0002, repeat=True, file=out)
+source = "def inner(n):\\n    return inner(n - 1) if n else sum(range(2000))\\nfor i in range(20): inner(9)\\n"
+def body():
+    for i in range(25):
+        i = interpreters.create()
+        interpreters.run_string(i, source)
+        interpreters.destroy(i)
+threads = [threading.Thread(target=body) for i in range(2)]
+for t in threads: t.start()
+for t in threads: t.join()
+fh.cancel_dump_traceback_later()
+out.seek(0); sys.stdout.write(out.read().decode())
+"""
+    text = run(code)
+    assert text.count("Timeout") > 20
+    stacks = [re.findall(r'^  File "(.*)", line \d+ in (.*)$', part, re.M) for part in text.split("Thread 0x")]
+    calls = {(lower, upper) for stack in stacks for upper, lower in zip(stack, stack[1:])}
+    wrong = [
+        (lower, upper)
+        for lower, upper in calls
+        if (upper[1] == "inner" and lower[1] not in ("inner", "<module>")) or (upper[1] == "body" and lower[1] != "run")
+    ]
+    assert not wrong, wrong
