@@ -7,6 +7,7 @@ one by one (``from traceback import format_exc``) stay what they were.
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import sys
 from collections import namedtuple
@@ -178,6 +179,9 @@ DROP_INS: list[DropIn] = [
 
 _installed: list[DropIn] = []
 
+# One change at a time; a warning's hook may call back.
+_changing = _thread.RLock()
+
 
 def install(file: object = None) -> None:
     """Replace the standard modules for the whole process.  A second call changes nothing.
@@ -186,13 +190,15 @@ def install(file: object = None) -> None:
     or a descriptor); None: sys.stderr.  A pending dump_traceback_later() of the standard module, and signals that were
     registered there, stay with it, and a RuntimeWarning says so.
     """
-    for row in DROP_INS:
-        if row not in _installed:
-            row.install(file)
-            _installed.append(row)
+    with _changing:
+        for row in DROP_INS:
+            if row not in _installed:
+                row.install(file)
+                _installed.append(row)
 
 
 def uninstall() -> None:
     """Put the standard modules back, as the objects that they were.  Nothing happens when nothing is installed."""
-    while _installed:
-        _installed.pop().remove()
+    with _changing:
+        while _installed:
+            _installed.pop().remove()

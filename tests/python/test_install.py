@@ -86,3 +86,29 @@ def test_uninstall_restores_the_objects():
         faultproof.uninstall()
     """)
     assert result.returncode == 0, result.stderr
+
+
+def test_from_many_threads():
+    result = child("""
+        import faulthandler, inspect, sys, threading, traceback
+        import faultproof
+        before = {module: dict(vars(module)) for module in (faulthandler, traceback)}
+        faultproof.install()
+        faultproof.uninstall()
+        sys.setswitchinterval(1e-5)
+        def body():
+            for _ in range(60):
+                faultproof.install()
+                faulthandler.is_enabled()
+                faultproof.uninstall()
+        threads = [threading.Thread(target=body) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        faultproof.uninstall()
+        for module, values in before.items():
+            assert sys.modules[module.__name__] is module
+            assert all(getattr(module, name) is value for name, value in values.items() if inspect.isroutine(value))
+    """)
+    assert result.returncode == 0, result.stderr
