@@ -106,7 +106,8 @@ typedef struct faultproof_frame_info {
    max_frames 0 the result is 0 or, for those reasons, -1.  Whether tstate is freed is decided in constant time.
    Of another thread that runs: also -1 when all of the fixed scratch memory has been in use for 20 milliseconds (16
    calls at once); what changed during each reading, a frame or all those on top of the others, is one record with empty
-   strings and lineno -1. */
+   strings and lineno -1.  Such a record is also the last one where memory is damaged, and the only one of a calling
+   thread that was interrupted between the instructions that link a frame. */
 FAULTPROOF_API int faultproof_collect_call_stack(struct _ts *tstate, faultproof_frame_info *frames, int max_frames);
 
 /* Writes frames[0 .. n_frames - 1] to a descriptor, a line each:

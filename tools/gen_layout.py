@@ -70,6 +70,7 @@ FIELDS = {
     },
     "frame_owner": {V11: "offsetof(_PyInterpreterFrame, owner)"},
     "frame_is_entry": {V11: "offsetof(_PyInterpreterFrame, is_entry)", V12: "-1"},
+    "frame_return_offset": {V12: "offsetof(_PyInterpreterFrame, return_offset)", V13: "-1"},
     "frame_lineno": {V9: "offsetof(PyFrameObject, f_lineno)", V11: "-1"},
     "frame_trace": {V9: "offsetof(PyFrameObject, f_trace)", V11: "-1"},
     "frame_gen": {V9: "offsetof(PyFrameObject, f_gen)", V11: "-1"},

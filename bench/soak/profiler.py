@@ -76,27 +76,33 @@ import json
 print(json.dumps(profiler.stop()))
 """
 
-# A fixed amount of work, timed by itself: many short rounds with the profiler and without, in turn.
+# A fixed amount of work, timed by itself: short slices with the profiler and without, in turn.
 COST = """
-import json, sys, time
+import json, statistics, sys, time
 sys.path.insert(0, sys.argv[2])
 import profiler, program
 
-def once():
-    server = program.Server()
+server = program.Server()
+
+def once(sampled):
+    if sampled: profiler.start(sys.argv[1], 100)
     start = time.process_time()
     for _ in range(200): server.handle()
-    return time.process_time() - start
+    used = time.process_time() - start
+    if sampled: profiler.stop()
+    return used
 
-once()
-without, with_it = [], []
-for _ in range(int(sys.argv[3])):
-    without.append(once())
-    profiler.start(sys.argv[1], 100)
-    with_it.append(once())
-    profiler.stop()
-# the best of many: what else runs on the machine only makes a round longer
-print(json.dumps({"percent": round(100 * (min(with_it) / min(without) - 1), 2), "rounds": len(without)}))
+for _ in range(5): once(False)
+ratios = []
+for i in range(int(sys.argv[3])):
+    # Neighbours share what else runs on the machine; which comes first changes, as a clock that drifts favours one.
+    first = once(i % 2)
+    second = once(1 - i % 2)
+    ratios.append(first / second if i % 2 else second / first)
+# the error of a median: 1.25 deviations of a normal distribution by the root of the number
+deviation = (statistics.quantiles(ratios, n=4)[2] - statistics.quantiles(ratios, n=4)[0]) / 1.35
+error = 1.25 * deviation / len(ratios) ** 0.5
+print(json.dumps({"percent": round(100 * (statistics.median(ratios) - 1), 2), "error": round(100 * error, 2)}))
 """
 
 CALLERS = {"h": "g", "g": "f", "f": "worker", "t": "chain_by_replace"}
@@ -154,10 +160,10 @@ def main() -> int:
     bad = [(why, stack) for stack, _, _ in stacks if (why := wrong(stack)) is not None]
     cost: dict = {}
     if seconds >= 10:
-        cost = run(folder, COST, folder / "cost", ROOT / "examples" / "profiler", 41)[1]
+        cost = run(folder, COST, folder / "cost", ROOT / "examples" / "profiler", 101)[1]
     print(
         f"{sys.version.split()[0]}: {seconds:.0f} s at {hz} Hz: {counts}, {len(stacks)} different stacks, "
-        f"impossible: {len(bad)}, cost at 100 Hz: {cost.get('percent')} %"
+        f"impossible: {len(bad)}, cost at 100 Hz: {cost.get('percent')} % +- {cost.get('error')}"
     )
     for why, stack in bad[:5]:
         print(f"  {why}\n    {stack}")

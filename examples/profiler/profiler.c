@@ -1,13 +1,15 @@
 /* A sampling profiler on faultproof's C API: start(path, hz, all_threads), stop() -> what was sampled.
  *
- * A thread that Python doesn't know wakes up hz times a second and sends SIGPROF to the thread that holds the GIL, or
- * to all threads.  The handler collects the interrupted thread's stack as numbers into a ring of slots; the sampler
- * thread resolves them soon after, counts equal stacks, and at the end writes a line for each: root;...;leaf count.
- * on_tick runs as a signal handler; all else in normal context.
+ * A timer sends SIGPROF to the process hz times a second.  Whichever thread gets it passes it on to the thread that
+ * holds the GIL, or to all threads; mostly that is itself, which costs no other thread a wake-up.  The handler collects
+ * the interrupted thread's stack as numbers into a ring of slots; a thread that Python doesn't know resolves them soon
+ * after, counts equal stacks, and at the end writes a line for each: root;...;leaf count.
+ * on_signal and what it calls run as a signal handler; all else in normal context.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h> /* defines _GNU_SOURCE */
 
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -32,7 +34,7 @@ struct slot {
 
 static struct slot slots[SLOTS];
 static atomic_uint next_slot; /* the handlers' */
-static unsigned drained;      /* the sampler thread's */
+static unsigned drained;      /* the resolving thread's */
 static atomic_ulong dropped;  /* the ring was full */
 
 static struct {
@@ -44,7 +46,8 @@ static struct stack {
     unsigned long count;
 } table[TABLE];
 
-static pthread_t sampler;
+static pthread_t resolver;
+static timer_t timer;
 static atomic_bool running;
 static struct sigaction previous;
 static long hz;
@@ -52,11 +55,10 @@ static int all_threads;
 static FILE *output;
 static faultproof_cache *cache;
 
-static void on_tick(int signo)
+static void collect(void)
 {
     struct slot *s = &slots[atomic_fetch_add(&next_slot, 1) % SLOTS];
     int expected = FREE;
-    (void)signo;
     if (!atomic_compare_exchange_strong(&s->state, &expected, FILLING)) {
         atomic_fetch_add(&dropped, 1);
         return;
@@ -65,10 +67,36 @@ static void on_tick(int signo)
     atomic_store(&s->state, READY);
 }
 
+static int collect_of(const faultproof_thread *thread, void *own_id)
+{
+    if (thread->interpreter_id != 0)
+        return 0;
+    if ((long)thread->native_id == *(long *)own_id)
+        collect();
+    else if (thread->native_id != 0)
+        syscall(SYS_tgkill, getpid(), (pid_t)thread->native_id, SIGPROF);
+    return 0;
+}
+
+static void on_signal(int signo, siginfo_t *info, void *context)
+{
+    int before = errno;
+    long own_id = syscall(SYS_gettid);
+    faultproof_thread holder = {.struct_size = sizeof(holder)};
+    (void)signo, (void)context;
+    if (info->si_code != SI_TIMER)
+        collect(); /* passed on */
+    else if (all_threads || !faultproof_can_gil_holder())
+        faultproof_each_thread(collect_of, &own_id);
+    else if (faultproof_thread_info(faultproof_gil_holder(0), &holder) == 0)
+        collect_of(&holder, &own_id);
+    errno = before;
+}
+
 /* "name (file.py)" of a frame, appended at `at`; the new end. */
 static size_t append_frame(char *line, size_t at, const faultproof_frame *frame)
 {
-    static faultproof_location where; /* the sampler thread's only */
+    static faultproof_location where; /* the resolving thread's only */
     where.struct_size = sizeof(where);
     seen.frames++;
     if (faultproof_resolve(cache, frame, &where) < 0) {
@@ -137,35 +165,15 @@ static void drain(void)
     }
 }
 
-static int send_tick(const faultproof_thread *thread, void *unused)
+/* Many at once, while the caches hold what resolving needs, but soon: a code object may be freed any time. */
+static void *resolve_all(void *unused)
 {
+    const long ticks = 5 * 1000000000L / hz, longest = 50000000; /* ns */
+    const struct timespec pause = {0, ticks < longest ? ticks : longest};
     (void)unused;
-    if (thread->native_id != 0 && thread->interpreter_id == 0)
-        syscall(SYS_tgkill, getpid(), (pid_t)thread->native_id, SIGPROF);
-    return 0;
-}
-
-static void tick(void)
-{
-    faultproof_thread holder = {.struct_size = sizeof(holder)};
-    if (all_threads || !faultproof_can_gil_holder())
-        faultproof_each_thread(send_tick, NULL);
-    else if (faultproof_thread_info(faultproof_gil_holder(0), &holder) == 0)
-        send_tick(&holder, NULL);
-}
-
-static void *sample(void *unused)
-{
-    struct timespec when;
-    (void)unused;
-    clock_gettime(CLOCK_MONOTONIC, &when);
     while (atomic_load(&running)) {
-        when.tv_nsec += 1000000000 / hz;
-        when.tv_sec += when.tv_nsec / 1000000000;
-        when.tv_nsec %= 1000000000;
-        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &when, NULL);
-        drain(); /* what the tick before brought */
-        tick();
+        nanosleep(&pause, NULL);
+        drain();
     }
     return NULL;
 }
@@ -173,7 +181,8 @@ static void *sample(void *unused)
 static PyObject *start(PyObject *self, PyObject *args)
 {
     const char *path;
-    struct sigaction action = {.sa_handler = on_tick, .sa_flags = SA_RESTART | SA_ONSTACK};
+    struct sigaction action = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGPROF};
     sigset_t all, before;
     (void)self;
     hz = 100;
@@ -187,18 +196,26 @@ static PyObject *start(PyObject *self, PyObject *args)
         cache = faultproof_cache_init(malloc(CACHE), CACHE);
     if (output == NULL || cache == NULL)
         return PyErr_SetFromErrnoWithFilename(PyExc_OSError, path);
+    if (timer_create(CLOCK_MONOTONIC, &event, &timer) != 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    memset(slots, 0, sizeof(slots)); /* the handlers shall find their pages present */
     faultproof_install_guard();
     sigaction(SIGPROF, &action, &previous);
     atomic_store(&running, true);
-    sigfillset(&all); /* the sampler takes no signals that are meant for the program's threads */
+    sigfillset(&all); /* this thread takes no signals that are meant for the program's */
     sigdelset(&all, SIGSEGV);
     sigdelset(&all, SIGBUS);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(&sampler, NULL, sample, NULL);
+    int error = pthread_create(&resolver, NULL, resolve_all, NULL);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    atomic_store(&running, error == 0);
-    if (error != 0)
-        return PyErr_Format(PyExc_OSError, "can't start the sampler thread");
+    if (error != 0) {
+        atomic_store(&running, false);
+        timer_delete(timer);
+        return PyErr_Format(PyExc_OSError, "can't start a thread");
+    }
+    struct itimerspec each = {.it_interval = {hz == 1, hz == 1 ? 0 : 1000000000 / hz}};
+    each.it_value = each.it_interval;
+    timer_settime(timer, 0, &each, NULL);
     Py_RETURN_NONE;
 }
 
@@ -219,7 +236,8 @@ static PyObject *stop(PyObject *self, PyObject *Py_UNUSED(ignored))
     (void)self;
     if (!atomic_exchange(&running, false))
         return PyErr_Format(PyExc_ValueError, "not started");
-    Py_BEGIN_ALLOW_THREADS pthread_join(sampler, NULL);
+    timer_delete(timer);
+    Py_BEGIN_ALLOW_THREADS pthread_join(resolver, NULL);
     nanosleep(&moment, NULL); /* signals that are under way; later ones find the ring as before and do no harm */
     drain();
     write_lines();

@@ -56,6 +56,11 @@ FP_HIDDEN bool fp_state_alive(struct fp_walk *walk, const struct fp_state *state
 /* The calling thread's; 0: none. */
 FP_HIDDEN fp_addr fp_state_own(struct fp_walk *walk);
 
+/* collect.c: the stack of a thread that stands still.  The number of frames; FAULTPROOF_TORN: a call is in the making;
+   FP_CHAIN_BROKEN: some of it can't be read or is no frame, for that reason or because memory is damaged. */
+#define FP_CHAIN_BROKEN (-3)
+FP_HIDDEN int fp_collect_still(struct fp_walk *walk, fp_addr tstate, faultproof_frame *frames, int max);
+
 /* check.c: what tells code objects at one address apart: the version of 3.12 and later; before that this, of the name
    (what it says, not where it is: addresses come again with a new object within microseconds) and the first line. */
 #define FP_STR_HASH(layout) ((layout)->str_length + 8) /* PyASCIIObject.hash follows its length */

@@ -53,27 +53,43 @@ static void frame_info_again(struct fp_walk *w, const struct fp_raw *raw, const 
     memcpy(out->name, before->name, strlen(before->name) + 1);
 }
 
-/* A thread that stands still: frame by frame, as far as there are frames. */
+/* A thread that stands still: frame by frame, as far as there are frames.  Whether they are linked as frames are is
+   found out first, with numbers, for which the caller's array has room; if not, there is one frame, not available.
+   Where frames lead to memory that can't be read, such a frame is the last. */
 static int info_still(struct fp_walk *w, fp_addr tstate, faultproof_frame_info *frames, int max)
 {
     const struct fp_layout *l = &w->target->layout;
     fp_addr cframe, frame = fp_chain_top(w, tstate, &cframe);
     struct fp_raw raw, last = {0};
+    int64_t bad_since = 0;
     int n = 0;
 
-    for (uint32_t links = 0; frame != 0 && n < max && links < FP_DEPTH_MAX; links++) {
+    if (fp_collect_still(w, tstate, (faultproof_frame *)(void *)frames, max) == FAULTPROOF_TORN) {
+        unavailable(&frames[0]);
+        return 1;
+    }
+    for (uint32_t hidden = 0; frame != 0 && n < max && !fp_hidden_too_many(hidden, (uint32_t)n);) {
         fp_raw_read(w, frame, &raw);
         if (fp_reader_faulted(w->reader) || ((frame | raw.previous) & 7) != 0 ||
-            (l->owner_max >= 0 && raw.owner > l->owner_max))
+            (l->owner_max >= 0 && raw.owner > l->owner_max)) {
+            unavailable(&frames[n++]);
             break;
+        }
         frame = raw.previous;
-        if (fp_raw_hidden(w, &raw))
+        if (fp_raw_hidden(w, &raw)) {
+            hidden++;
             continue;
+        }
         if (n > 0 && raw.code == last.code)
             frame_info_again(w, &raw, &frames[n - 1], l->instr_kind == FP_INSTR_POINTER && raw.instr == last.instr,
                              &frames[n]);
-        else
-            (void)frame_info(w, &raw, &frames[n]);
+        else if (!frame_info(w, &raw, &frames[n])) {
+            /* each load that fails costs a signal: a chain that leads through other memory ends in time */
+            int64_t now = fp_now_ns();
+            bad_since = bad_since != 0 ? bad_since : now;
+            if (now - bad_since > FP_API_BUDGET_NS)
+                break;
+        }
         last = raw;
         n++;
     }

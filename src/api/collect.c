@@ -47,7 +47,7 @@ struct signs {
     fp_addr all;   /* addresses, or-ed: all are multiples of 8 */
     uint8_t owner; /* the greatest */
     bool entered;  /* the last frame is one by which the interpreter was entered */
-    bool cframes;  /* 3.11, 3.12: each entry frame has its _PyCFrame (see snapshot.c) */
+    bool cframes;  /* no more entry frames than can be; 3.11, 3.12: each has its _PyCFrame (see snapshot.c) */
     bool unhashed; /* the check of some frame is of a name that has no hash yet */
 };
 
@@ -92,7 +92,7 @@ static inline __attribute__((always_inline)) int chain(struct loads in, const st
     bool entered = true, cframes = true, unhashed = false;
     uint32_t hidden = 0;
 
-    while (frame != 0 && f < end && hidden < FP_DEPTH_MAX) {
+    while (frame != 0 && f < end) {
         const fp_addr here = frame, code = get64(in, here, l->frame_code) & ~(fp_addr)l->frame_code_tag;
         uint32_t check = 0, generator;
         int32_t offset;
@@ -117,7 +117,10 @@ static inline __attribute__((always_inline)) int chain(struct loads in, const st
                 cframes &= get64(in, cframe, l->cframe_current) == frame;
             }
             if (!marks && FP_UNLIKELY(entered)) {
-                hidden++;
+                /* what follows can't be the chain, and bad memory costs a signal a load */
+                cframes &= !fp_hidden_too_many(++hidden, (uint32_t)(f - out));
+                if (!cframes)
+                    break;
                 continue;
             }
             if (l->code_tlbc >= 0)
@@ -127,11 +130,12 @@ static inline __attribute__((always_inline)) int chain(struct loads in, const st
         }
         if (l->code_version < 0 || FP_UNLIKELY(check == 0)) {
             uint32_t hash = get32(in, get64(in, code, l->code_name), FP_STR_HASH(l));
-            check = fp_code_mix(hash, get32(in, code, l->code_firstlineno));
-            if (FP_UNLIKELY(hash == FP_NOT_HASHED)) {
-                unhashed = true;
-                __asm__ volatile(""); /* a jump that isn't taken costs less than the sum of all comparisons */
+            if (FP_UNLIKELY(hash + 1 <= 1)) { /* no hash yet, or memory that can't be read, which is 0 */
+                if (in.reader->fault)
+                    break; /* each further one would cost a signal */
+                unhashed |= hash == FP_NOT_HASHED;
             }
+            check = fp_code_mix(hash, get32(in, code, l->code_firstlineno));
         }
         word *words = (word *)f++; /* {code, offset, check, kind, 0} in three stores instead of five */
         words[0] = code;
@@ -177,19 +181,38 @@ static int chain_of(struct fp_walk *w, fp_addr frame, fp_addr cframe, faultproof
     return chain_of_row[row](w->reader, &t->layout, frame, cframe, out, max, signs);
 }
 
-/* The number of frames, or FAULTPROOF_TORN. */
-static int collect_still(struct fp_walk *w, fp_addr tstate, faultproof_frame *frames, int max)
+/* 3.11, 3.12: nothing is there to show although there is a top or was one, or the top hasn't its link (snapshot.c). */
+static bool is_in_the_making(struct fp_walk *w, fp_addr tstate, const faultproof_frame *frames, int n)
 {
-    int32_t owner_max = w->target->layout.owner_max;
+    struct fp_raw raw;
+    fp_addr cframe, top;
+    if (w->target->layout.frame_kind != FP_FRAME_CFRAME || (n > 0 && frames[0].offset >= 0))
+        return false;
+    top = fp_chain_top(w, tstate, &cframe);
+    if (n == 0)
+        return !fp_has_no_frame(tstate, top, cframe);
+    fp_raw_read(w, top, &raw);
+    return fp_link_is_stale(w, &raw);
+}
+
+int fp_collect_still(struct fp_walk *w, fp_addr tstate, faultproof_frame *frames, int max)
+{
+    const struct fp_layout *l = &w->target->layout;
+    int32_t owner_max = l->owner_max;
     struct signs signs;
     fp_addr cframe, top = fp_chain_top(w, tstate, &cframe);
 
     int n = chain_of(w, top, cframe, frames, max, &signs);
-    bool fits = signs.all % 8 == 0 && signs.entered && signs.cframes && (owner_max < 0 || signs.owner <= owner_max);
-    if (fp_reader_faulted(w->reader) || (top != 0 && !fits))
+    bool frames_only = signs.all % 8 == 0 && (owner_max < 0 || signs.owner <= owner_max);
+    if (fp_reader_faulted(w->reader) || (top != 0 && !frames_only))
+        return FP_CHAIN_BROKEN;
+    if ((top != 0 && !(signs.entered && signs.cframes)) || is_in_the_making(w, tstate, frames, n))
         return FAULTPROOF_TORN;
     if (n > 0 && !fp_type_is(w, frames[0].code, w->target->code_type))
         return FAULTPROOF_TORN;
+    /* a link that isn't written yet may lead round in a circle that is no chain, and max ends it */
+    if (n > 1 && !fp_type_is(w, frames[n - 1].code, w->target->code_type))
+        return FP_CHAIN_BROKEN;
     for (int i = 0; FP_UNLIKELY(signs.unhashed) && i < n; i++)
         frames[i].check = fp_code_check(w, frames[i].code);
     return n;
@@ -275,7 +298,9 @@ static int collect_state(struct fp_walk *w, fp_addr tstate, faultproof_frame *fr
         frames = &one;
         max = 1;
     }
-    int n = state.still ? collect_still(w, tstate, frames, max) : collect_running(w, &state, frames, max);
+    int n = state.still ? fp_collect_still(w, tstate, frames, max) : collect_running(w, &state, frames, max);
+    if (n == FP_CHAIN_BROKEN)
+        n = FAULTPROOF_TORN;
     return n == 0 ? -1 : none && n > 0 ? 0 : n;
 }
 

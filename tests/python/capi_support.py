@@ -1,4 +1,4 @@
-"""Builds tests/c/capi_probe.c, an extension that uses the C API, for the interpreter that runs the tests."""
+"""Builds extensions of tests/c that use the C API, for the interpreter that runs the tests."""
 
 from __future__ import annotations
 
@@ -21,17 +21,23 @@ def python_flags() -> list[str]:
     return [f"-I{p}" for p in dict.fromkeys((paths["include"], paths["platinclude"]))]
 
 
-def load_probe():
-    """The module capi_probe; skips where it can't be built."""
+def build(name: str) -> pathlib.Path:
+    """The extension module of tests/c/NAME.c; skips where it can't be built."""
     import faultproof
 
     if CC is None:
         pytest.skip("no C compiler", allow_module_level=True)
     if not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").exists():
         pytest.skip("the interpreter's headers aren't installed", allow_module_level=True)
-    target = pathlib.Path(tempfile.mkdtemp(), "capi_probe.so")
+    target = pathlib.Path(tempfile.mkdtemp(), f"{name}.so")
     command = [CC, "-O1", "-g", "-shared", "-fPIC", "-Wall", *python_flags(), f"-I{faultproof.get_include()}"]
-    subprocess.run([*command, str(TESTS / "c" / "capi_probe.c"), "-o", str(target)], check=True)
+    subprocess.run([*command, str(TESTS / "c" / f"{name}.c"), "-o", str(target)], check=True)
+    return target
+
+
+def load_probe():
+    """The module capi_probe."""
+    target = build("capi_probe")
     spec = importlib.util.spec_from_file_location("capi_probe", target)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

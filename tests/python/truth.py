@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import types
+import zlib
 
 FRAME = re.compile(r'  File "(.*)", line (\S+) in (\S+)$')
 MARK = "  <frames changed while reading>"
@@ -59,6 +60,34 @@ def tree(source: Source, name: str, depth: int, width: int, call: str, kind: str
         tree(source, child, depth - 1, width, call, kind)
 
 
+def number(name: str) -> int:
+    """A number that looks drawn by lot, the same in each run."""
+    return zlib.crc32(name.encode())
+
+
+def mixed_tree(source: Source, name: str, depth: int) -> None:
+    """Functions and generators of many sizes that call each other in all ways that leave no other frame between."""
+    plain = ("{0}()", "{0}(*())", "{0}(**{{}})", "(0, {0})[1]()", "sorted((1,), key={0})", "any(map({0}, (1,)))")
+    stepped = ("for _ in {0}(): pass", "list({0}())", "[*{0}()]")
+
+    def generator(name: str) -> bool:
+        return name != "t" and number(name) % 3 == 0
+
+    children = [f"{name}_{i}" for i in range(3)] if depth else []
+    first = source.add(f"def {name}(_=0, __=0):")
+    source.add(f"    {' = '.join(f'a{i}' for i in range(1 + number(name) // 7 % 12))} = 1")
+    for child in children:
+        forms = stepped if generator(child) else plain
+        call = forms[number(child) // 3 % len(forms)]
+        if generator(name) and generator(child):
+            call = "yield from {0}()"
+        source.calls.add((name, source.add("    " + call.format(child)), child))
+    source.add("    yield 1" if generator(name) else "    return 1")
+    source.spans[name] = (first, len(source.lines))
+    for child in children:
+        mixed_tree(source, child, depth - 1)
+
+
 def program(variant: str) -> tuple[str, Source]:
     """The source of one variant; it defines run(), which calls the tree for ever."""
     s = Source()
@@ -73,6 +102,9 @@ def program(variant: str) -> tuple[str, Source]:
         tree(s, "t", 4, 3, "any(map(lambda x: {0}(), (1,)))".replace("lambda x: {0}()", "call_{0}"))
         for name in list(s.spans):
             s.add(f"def call_{name}(x): return {name}()")
+        body = "t()"
+    elif variant == "mixed":
+        mixed_tree(s, "t", 5)
         body = "t()"
     elif helpers:
         tree(s, "t", 4, 3, f"help{helpers - 1}({{0}})")
@@ -105,11 +137,14 @@ def program(variant: str) -> tuple[str, Source]:
     return s.finish(), s
 
 
-VARIANTS = ("tree", "deep", "helper", "helpers", "generators", "c", "tiny", "churn", "threads")
+VARIANTS = ("tree", "deep", "helper", "helpers", "generators", "mixed", "c", "tiny", "churn", "threads")
 
 
-def judge(frames: list[tuple[str, str, str]], source: Source, variant: str) -> str | None:
-    """Why a stack (most recent frame first) is impossible; None if it can be.  Frames of other files end the judging."""
+def judge(frames: list[tuple[str, str, str]], source: Source, variant: str, whole: bool = True) -> str | None:
+    """Why a stack (most recent frame first) is impossible; None if it can be.  Frames of other files end the judging.
+
+    whole: it has to reach down to the thread's first function.
+    """
     names = [(file, line, name) for file, line, name in frames if not name.startswith("help")]
     if variant == "c":
         names = [f for f in names if not f[2].startswith("call_")]
@@ -135,7 +170,7 @@ def judge(frames: list[tuple[str, str, str]], source: Source, variant: str) -> s
         span = source.spans.get(name)
         if span and line != "???" and not span[0] <= int(line) <= span[1]:
             return f"{name} on line {line}"
-    if names and names[-1][2] not in ("start", "<module>", "_bootstrap", "body", "again"):
+    if whole and names and names[-1][2] not in ("start", "<module>", "_bootstrap", "body", "again"):
         return f"the stack ends with {names[-1][2]}"
     return None
 

@@ -107,6 +107,26 @@ static bool show_rows(struct dump *d, uint64_t *shown)
     return true;
 }
 
+/* Whether the chain of a thread that stands still is whole; a signal may have come while a call was in the making
+   (3.11, 3.12).  If not, *from is the frame by whose call the interpreter was entered the last time, from where on it
+   is; 0: none is certain. */
+static bool chain_stands(struct fp_walk *w, fp_addr tstate, fp_addr *from)
+{
+    const struct fp_layout *l = &w->target->layout;
+    fp_addr cframe, top = fp_chain_top(w, tstate, &cframe);
+
+    *from = 0;
+    if (l->frame_kind != FP_FRAME_CFRAME || fp_has_no_frame(tstate, top, cframe))
+        return true;
+    if (top != 0 && (fp_chain_read(w, tstate, 0, CHUNK) != FP_OK || w->n_raw == 0 || fp_chain_fits(w, cframe)))
+        return true; /* damage is shown as far as it can be read */
+    cframe = fp_load64(w->reader, cframe + (fp_addr)l->cframe_previous);
+    *from = fp_load64(w->reader, cframe + (fp_addr)l->cframe_current);
+    if (fp_chain_read(w, tstate, *from, CHUNK) != FP_OK || w->n_raw == 0 || !fp_chain_fits(w, cframe))
+        *from = 0;
+    return false;
+}
+
 /* The stack of a thread that stands still, however deep. */
 static void show_still(struct dump *d, fp_addr tstate)
 {
@@ -115,6 +135,11 @@ static void show_still(struct dump *d, fp_addr tstate)
     fp_addr from = 0;
     enum fp_status status;
 
+    if (!chain_stands(w, tstate, &from)) {
+        fp_text_end(d->out, FP_CHANGED, 0);
+        if (from == 0)
+            return;
+    }
     do {
         status = fp_chain_read(w, tstate, from, CHUNK);
         read += w->n_raw;

@@ -19,6 +19,12 @@ fp_addr fp_chain_top(struct fp_walk *w, fp_addr tstate, fp_addr *cframe)
     return top;
 }
 
+bool fp_has_no_frame(fp_addr tstate, fp_addr top, fp_addr cframe)
+{
+    enum { TSTATE_SIZE_MAX = 4096 };
+    return top == 0 && (cframe == 0 || cframe - tstate < TSTATE_SIZE_MAX);
+}
+
 /* Why a record can't be a frame; FP_OK if it can. */
 static enum fp_status check(struct fp_walk *w, const struct fp_raw *raw)
 {

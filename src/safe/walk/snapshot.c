@@ -57,6 +57,17 @@ static bool same(const struct fp_raw *a, const struct fp_raw *b, bool but_instr)
            (but_instr || a->instr == b->instr);
 }
 
+/* 3.12: a frame is the top some instructions before its link is written; until then the link is what another call has
+   left there.  That looks right if it was a call by the frame that now waits for a generator, whose frame is missing
+   then: such a frame calls nothing else directly. */
+bool fp_link_is_stale(struct fp_walk *w, const struct fp_raw *top)
+{
+    const struct fp_layout *l = &w->target->layout;
+    if (l->frame_return_offset < 0 || top->owner != 0 || top->instr >= top->code + (fp_addr)l->code_adaptive)
+        return false;
+    return (fp_load32(w->reader, top->previous + (fp_addr)l->frame_return_offset) & 0xffff) != 0;
+}
+
 /* 3.11, 3.12: each entry frame has a _PyCFrame, and the one before that holds the frame below.  A call in the making
    has the one without the other. */
 static bool cframes_fit(struct fp_walk *w, fp_addr cframe)
@@ -75,7 +86,7 @@ static bool cframes_fit(struct fp_walk *w, fp_addr cframe)
 }
 
 /* A generator between link and unlink is a top frame with no frame below: only an entry frame is a root. */
-static bool well_formed(struct fp_walk *w, fp_addr cframe)
+bool fp_chain_fits(struct fp_walk *w, fp_addr cframe)
 {
     const struct fp_layout *l = &w->target->layout;
     const struct fp_raw *root = &w->raw[w->n_raw - 1];
@@ -85,7 +96,7 @@ static bool well_formed(struct fp_walk *w, fp_addr cframe)
     if (w->raw_complete && l->frame_kind != FP_FRAME_HEAP)
         if (!(l->owner_entry >= 0 ? fp_raw_hidden(w, root) : root->is_entry))
             return false;
-    return l->frame_kind != FP_FRAME_CFRAME || !w->raw_complete || cframes_fit(w, cframe);
+    return l->frame_kind != FP_FRAME_CFRAME || (cframes_fit(w, cframe) && !fp_link_is_stale(w, &w->raw[0]));
 }
 
 /* A reader that was stopped in the middle (preempted, its virtual machine paused) gave the thread time to go round a
@@ -146,7 +157,7 @@ static enum outcome sandwich(struct fp_walk *w, fp_addr tstate, uint32_t *agreed
         if (fp_reader_faulted(w->reader))
             return DIFFERENT;
         if (top == 0)
-            return NO_FRAME;
+            return fp_has_no_frame(tstate, top, cframe) ? NO_FRAME : DIFFERENT;
         if (learn(w, top) != FP_OK)
             return DIFFERENT;
         top = fp_chain_top(w, tstate, &cframe);
@@ -176,7 +187,7 @@ static enum outcome sandwich(struct fp_walk *w, fp_addr tstate, uint32_t *agreed
         *agreed = *agreed < below ? *agreed : below;
         return DIFFERENT;
     }
-    return well_formed(w, cframe) ? CONFIRMED : MALFORMED;
+    return fp_chain_fits(w, cframe) ? CONFIRMED : MALFORMED;
 }
 
 /* What is certain when the whole could not be confirmed in time: the lower frames that stood still around a reading of

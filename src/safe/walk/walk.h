@@ -16,6 +16,13 @@ enum {
     FP_DEPTH_MAX = 1 << 24, /* links followed in a frame chain before it counts as a cycle */
 };
 
+/* Whether a chain has more hidden frames (the interpreter's own) than it can have: then it runs in a cycle.  One or two
+   stand between two shown ones, two where a frame is being left and its last references run code. */
+static inline bool fp_hidden_too_many(uint32_t hidden, uint32_t shown)
+{
+    return hidden > 4 * shown + 16;
+}
+
 /* A frame as read, before its code object is looked at. */
 struct fp_raw {
     fp_addr frame, previous, code, instr;
@@ -91,6 +98,11 @@ FP_HIDDEN fp_addr fp_gil_holder(struct fp_walk *walk, fp_addr interp);
 FP_HIDDEN enum fp_status fp_chain_read(struct fp_walk *walk, fp_addr tstate, fp_addr from, uint32_t max) FP_MUST_CHECK;
 /* The top frame as the thread state says; 0: none.  *cframe: where that stood (FP_FRAME_CFRAME), else 0. */
 FP_HIDDEN fp_addr fp_chain_top(struct fp_walk *walk, fp_addr tstate, fp_addr *cframe);
+/* Whether a thread whose top that is runs no Python code.  3.11 and 3.12 have no top either between the instructions
+   that enter the interpreter or leave a generator; but then the _PyCFrame isn't the first one, which is in the thread
+   state.
+ */
+FP_HIDDEN bool fp_has_no_frame(fp_addr tstate, fp_addr top, fp_addr cframe);
 /* Reads one frame record; the caller asks the reader whether that failed.  Inline: the loads of several frames must not
    wait for each other. */
 static inline void fp_raw_read(struct fp_walk *w, fp_addr frame, struct fp_raw *out)
@@ -113,6 +125,12 @@ static inline void fp_raw_read(struct fp_walk *w, fp_addr frame, struct fp_raw *
 }
 /* Is this frame the interpreter's own, which no traceback shows? */
 FP_HIDDEN bool fp_raw_hidden(const struct fp_walk *walk, const struct fp_raw *raw);
+
+/* snapshot.c: whether walk->raw, read from the top, is linked as a chain is between two instructions of Python code.  A
+   signal may come, or a thread be stopped, while a call or a return is in the making. */
+FP_HIDDEN bool fp_chain_fits(struct fp_walk *walk, fp_addr cframe);
+/* One part of that: whether the top frame's link isn't written yet. */
+FP_HIDDEN bool fp_link_is_stale(struct fp_walk *walk, const struct fp_raw *top);
 
 /* snapshot.c: reads the chain of a thread that runs; FP_OK, FP_CHANGED (raw holds the part that is certain), ... */
 FP_HIDDEN enum fp_status fp_snapshot_read(struct fp_walk *walk, fp_addr tstate) FP_MUST_CHECK;
