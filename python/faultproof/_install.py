@@ -162,14 +162,30 @@ def _remove_faulthandler() -> None:
 _standard_faulthandler: object = None
 
 
+# The class methods of StackSummary that install() replaced, ours and the interpreter's, by name.
+_replaced: dict[str, tuple[object, object]] = {}
+
+
 def _install_traceback(_file: object) -> None:
+    """Also StackSummary.extract(), which TracebackException and asyncio call: the classes stay the interpreter's."""
     ours = importlib.import_module("faultproof.traceback")
-    replace_module("traceback", ours, ours._faultproof_standard, ours._functions)
+    standard = ours._faultproof_standard
+    replace_module("traceback", ours, standard, ours._functions)
+    for name, function in ours._methods.items():
+        before = vars(standard.StackSummary).get(name)
+        if getattr(before, "__func__", None) is function.__wrapped__:  # else somebody has replaced it
+            _replaced[name] = classmethod(function), before
+            setattr(standard.StackSummary, name, _replaced[name][0])
 
 
 def _remove_traceback() -> None:
     ours = importlib.import_module("faultproof.traceback")
-    restore_module("traceback", ours._faultproof_standard, ours._functions)
+    standard = ours._faultproof_standard
+    for name, (method, before) in _replaced.items():
+        if vars(standard.StackSummary).get(name) is method:
+            setattr(standard.StackSummary, name, before)
+    _replaced.clear()
+    restore_module("traceback", standard, ours._functions)
 
 
 DROP_INS: list[DropIn] = [

@@ -180,13 +180,30 @@ def _check_carets() -> bool:
         linecache.cache.pop(name, None)
 
 
+def _walkers() -> tuple:
+    """The generator functions that yield frames: code, argument, what they yield (FP_WALK_... in tb.h)."""
+
+    def generator(code):
+        inner = [generator(c) for c in code.co_consts if isinstance(c, _types.CodeType)]
+        return code if code.co_flags & 0x20 else next(filter(None, inner), None)  # CO_GENERATOR
+
+    names = ("walk_stack", "walk_tb", "_walk_tb_with_full_positions")
+    codes = [
+        (kind, generator(getattr(_standard, name).__code__))
+        for kind, name in enumerate(names)
+        if hasattr(_standard, name)
+    ]
+    return tuple((code, code.co_varnames[0], kind) for kind, code in codes if code is not None)
+
+
 _shows_groups = "show_group" in _standard.format_exception_only.__code__.co_varnames
-_functions = _traceback.bind(
+_functions, _methods = _traceback.bind(
     _standard,
     _features(),
     None if _shows_groups else _format_group_only,
     (_io.StringIO, _io.TextIOWrapper),
     _check_carets,
+    _walkers() if _is_pristine() else (),
 )
 
 format_exc_bytes = _functions.pop("format_exc_bytes")

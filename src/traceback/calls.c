@@ -337,7 +337,7 @@ static PyObject *format_exception_only(PyObject *self, PyObject *const *args, si
 
 typedef enum fp_answer items_maker(struct fp_tb *tb, PyObject *object, PyObject *limit, struct fp_items *items);
 
-enum product { TEXTS, SUMMARIES };
+enum product { TEXTS, SUMMARIES, LAZY_SUMMARIES };
 
 /* The frames of a traceback or a stack, as texts or as a StackSummary. */
 static enum fp_answer produce(struct fp_tb *tb, items_maker *make, PyObject *object, PyObject *limit,
@@ -350,8 +350,8 @@ static enum fp_answer produce(struct fp_tb *tb, items_maker *make, PyObject *obj
     if (answer == FP_DONE) {
         fp_call_begin(&call, tb);
         answer = fp_items_prepare(&call, &items);
-        if (answer == FP_DONE && product == SUMMARIES)
-            answer = fp_summaries(&call, &items, result);
+        if (answer == FP_DONE && product != TEXTS)
+            answer = fp_summaries(&call, &items, product == LAZY_SUMMARIES, result);
         else if (answer == FP_DONE) {
             *result = PyList_New(0);
             answer = *result != NULL ? fp_items_format(&call, &items, *result) : FP_ERROR;
@@ -469,6 +469,55 @@ static PyObject *format_exc_bytes(PyObject *self, PyObject *const *args, size_t 
     return bytes;
 }
 
+/* StackSummary.extract(frame_gen), of a generator that can be read. */
+static enum fp_answer extract_fast(struct fp_tb *tb, PyObject *const *values, bool positions, PyObject **result)
+{
+    items_maker *const makers[] = {fp_items_of_frames, fp_items_of_lines, fp_items_of_traceback};
+    PyObject *generator = values[1], *limit = values[2], *lookup = values[3], *start;
+    enum fp_walk kind = FP_WALK_STACK;
+    if (values[0] != tb->StackSummary || (lookup != NULL && !PyBool_Check(lookup)) ||
+        (values[4] != NULL && values[4] != Py_False) || !fp_guard_intact(tb))
+        return FP_DECLINE;
+    enum fp_answer answer = fp_walker_read(tb, generator, &kind, &start);
+    if (answer == FP_DONE && (kind == FP_WALK_POSITIONS) != positions)
+        answer = FP_DECLINE;
+    if (answer == FP_DONE)
+        answer = produce(tb, makers[kind], start, limit, lookup == Py_False ? LAZY_SUMMARIES : SUMMARIES, result);
+    Py_XDECREF(start);
+    if (answer == FP_DONE) {
+        Py_ssize_t taken = PyList_GET_SIZE(*result);
+        bool cut = limit != NULL && limit != Py_None && PyLong_AsSsize_t(limit) == taken;
+        answer = fp_walker_finish(tb, generator, taken, !cut);
+    }
+    if (answer != FP_DONE)
+        Py_CLEAR(*result);
+    return answer;
+}
+
+static PyObject *extract_any(const struct call *call, bool positions)
+{
+    struct fp_tb *tb = fp_function_state(call->self);
+    struct signature signature = {
+        .count = 5,
+        .required = 2,
+        .names = {tb->s.klass, tb->s.frame_gen, tb->s.limit, tb->s.lookup_lines, tb->s.capture_locals}};
+    PyObject *values[MOST_ARGUMENTS], *result = NULL;
+    enum fp_answer answer = FP_DECLINE;
+    if (PyVectorcall_NARGS(call->nargsf) == 2 && bind(tb, &signature, call, values))
+        answer = extract_fast(tb, values, positions, &result);
+    return answer == FP_DECLINE ? call_standard(call) : result;
+}
+
+static PyObject *extract(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    return extract_any(CALL(self, args, nargsf, kwnames), false);
+}
+
+static PyObject *extract_positions(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    return extract_any(CALL(self, args, nargsf, kwnames), true);
+}
+
 static const struct {
     const char *name;
     const char *stands_for;
@@ -487,6 +536,30 @@ static const struct {
     {"print_stack", NULL, print_stack},
     {"format_exc_bytes", "format_exc", format_exc_bytes},
 };
+
+/* Class methods of StackSummary, which install() puts there. */
+static const struct {
+    const char *name;
+    vectorcallfunc call;
+} methods[] = {{"extract", extract}, {"_extract_from_extended_frame_gen", extract_positions}};
+
+/* A dictionary of the functions for class methods that this version has, by name. */
+PyObject *fp_methods_new(struct fp_tb *tb)
+{
+    PyObject *result = PyDict_New();
+    for (size_t i = 0; result != NULL && i < sizeof methods / sizeof *methods; i++) {
+        PyObject *bound = PyObject_GetAttrString(tb->StackSummary, methods[i].name);
+        PyObject *standard = bound != NULL ? PyObject_GetAttrString(bound, "__func__") : NULL;
+        PyErr_Clear();
+        PyObject *function = standard != NULL ? fp_function_new(tb, standard, methods[i].call) : NULL;
+        if (standard != NULL && (function == NULL || PyDict_SetItemString(result, methods[i].name, function) < 0))
+            Py_CLEAR(result);
+        Py_XDECREF(bound);
+        Py_XDECREF(standard);
+        Py_XDECREF(function);
+    }
+    return result;
+}
 
 /* A dictionary of the functions by name. */
 PyObject *fp_functions_new(struct fp_tb *tb)

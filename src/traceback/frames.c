@@ -82,16 +82,17 @@ static int line_of(PyTracebackObject *entry, PyCodeObject *code)
     return entry->tb_lineno != -1 ? entry->tb_lineno : PyCode_Addr2Line(code, entry->tb_lasti);
 }
 
-static void fill(struct fp_tb *tb, struct fp_item *item, PyTracebackObject *entry)
+static void fill(struct fp_item *item, PyTracebackObject *entry, bool columns)
 {
     memset(item, 0, sizeof *item);
     item->frame = (PyFrameObject *)Py_NewRef((PyObject *)entry->tb_frame);
     item->code = PyFrame_GetCode(item->frame);
-    item->kind = tb->has.carets != 0 && entry->tb_lasti >= 0 ? FP_CARETS : FP_PLAIN;
+    item->kind = columns && entry->tb_lasti >= 0 ? FP_CARETS : FP_PLAIN;
     item->at = item->kind == FP_CARETS ? entry->tb_lasti : line_of(entry, item->code);
 }
 
-enum fp_answer fp_items_of_traceback(struct fp_tb *tb, PyObject *traceback, PyObject *limit, struct fp_items *items)
+static enum fp_answer take_traceback(struct fp_tb *tb, PyObject *traceback, PyObject *limit, bool columns,
+                                     struct fp_items *items)
 {
     struct extent extent;
     *items = (struct fp_items){NULL, 0};
@@ -115,13 +116,24 @@ enum fp_answer fp_items_of_traceback(struct fp_tb *tb, PyObject *traceback, PyOb
         if (skip > 0)
             skip--;
         else
-            fill(tb, &items->items[items->count++], (PyTracebackObject *)at);
+            fill(&items->items[items->count++], (PyTracebackObject *)at, columns);
         PyObject *next = next_of(at);
         Py_DECREF(at);
         at = next;
     }
     Py_XDECREF(at);
     return FP_DONE;
+}
+
+enum fp_answer fp_items_of_traceback(struct fp_tb *tb, PyObject *traceback, PyObject *limit, struct fp_items *items)
+{
+    return take_traceback(tb, traceback, limit, tb->has.carets != 0, items);
+}
+
+/* The same with lines only. */
+enum fp_answer fp_items_of_lines(struct fp_tb *tb, PyObject *traceback, PyObject *limit, struct fp_items *items)
+{
+    return take_traceback(tb, traceback, limit, false, items);
 }
 
 static int append_frame(struct fp_items *items, Py_ssize_t *room, PyFrameObject *frame)
@@ -167,8 +179,8 @@ static void reverse(struct fp_items *items)
     }
 }
 
-/* From the frame outwards; the items stand outermost first. */
-enum fp_answer fp_items_of_stack(struct fp_tb *tb, PyObject *frame, PyObject *limit, struct fp_items *items)
+/* From the frame outwards, and so stand the items. */
+enum fp_answer fp_items_of_frames(struct fp_tb *tb, PyObject *frame, PyObject *limit, struct fp_items *items)
 {
     struct extent extent;
     Py_ssize_t room = 0;
@@ -191,8 +203,15 @@ enum fp_answer fp_items_of_stack(struct fp_tb *tb, PyObject *frame, PyObject *li
     Py_XDECREF(at);
     if (extent.last)
         keep_last(items, extent.count);
-    reverse(items);
     return FP_DONE;
+}
+
+/* The same, outermost first. */
+enum fp_answer fp_items_of_stack(struct fp_tb *tb, PyObject *frame, PyObject *limit, struct fp_items *items)
+{
+    enum fp_answer answer = fp_items_of_frames(tb, frame, limit, items);
+    reverse(items);
+    return answer;
 }
 
 /* Makes linecache ready for the items' files, as extracting a stack does. */

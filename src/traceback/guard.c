@@ -139,11 +139,26 @@ void fp_guard_clear(struct fp_tb *tb)
     Py_CLEAR(guard->ast_parse);
 }
 
+static bool same_class_method(struct fp_tb *tb, PyObject *found, PyObject *seen);
+
 /* Our own function in the place of the interpreter's is no replacement: install() puts it there. */
 static bool same(struct fp_tb *tb, PyObject *found, PyObject *seen)
 {
     return found == seen ||
-           (Py_TYPE(found) == (PyTypeObject *)tb->function_type && fp_function_standard(found) == seen);
+           (Py_TYPE(found) == (PyTypeObject *)tb->function_type && fp_function_standard(found) == seen) ||
+           same_class_method(tb, found, seen);
+}
+
+static bool same_class_method(struct fp_tb *tb, PyObject *found, PyObject *seen)
+{
+    if (Py_TYPE(found) != &PyClassMethod_Type || Py_TYPE(seen) != &PyClassMethod_Type)
+        return false;
+    PyObject *now = PyObject_GetAttrString(found, "__func__"), *then = PyObject_GetAttrString(seen, "__func__");
+    bool result = now != NULL && then != NULL && same(tb, now, then);
+    Py_XDECREF(now);
+    Py_XDECREF(then);
+    PyErr_Clear();
+    return result;
 }
 
 static bool compare(struct fp_tb *tb)

@@ -79,16 +79,22 @@ static int take_texts(struct fp_tb *tb)
                : -1;
 }
 
-/* bind(standard, features, show_group, one_write, check_carets) -> {name: function} */
+static PyObject *bound(struct fp_tb *tb)
+{
+    PyObject *functions = PyDict_Copy(tb->functions), *methods = PyDict_Copy(tb->methods);
+    return functions != NULL && methods != NULL ? Py_BuildValue("(NN)", functions, methods) : NULL;
+}
+
+/* bind(standard, features, show_group, one_write, check_carets, walkers) -> ({name: function}, {name: method}) */
 static PyObject *bind_standard(PyObject *module, PyObject *args)
 {
     struct fp_tb *tb = state_of(module);
-    PyObject *standard, *features, *show_group, *one_write, *check_carets;
-    if (!PyArg_ParseTuple(args, "O!O!OO!O:bind", &PyModule_Type, &standard, &PyDict_Type, &features, &show_group,
-                          &PyTuple_Type, &one_write, &check_carets))
+    PyObject *standard, *features, *show_group, *one_write, *check_carets, *walkers;
+    if (!PyArg_ParseTuple(args, "O!O!OO!OO!:bind", &PyModule_Type, &standard, &PyDict_Type, &features, &show_group,
+                          &PyTuple_Type, &one_write, &check_carets, &PyTuple_Type, &walkers))
         return NULL;
     if (tb->functions != NULL)
-        return PyDict_Copy(tb->functions); /* the Python module has been imported again */
+        return bound(tb); /* the Python module has been imported again */
     if (tb->std != NULL) {
         PyErr_SetString(PyExc_ImportError, "faultproof: traceback could not be bound before");
         return NULL;
@@ -99,13 +105,15 @@ static PyObject *bind_standard(PyObject *module, PyObject *args)
     if (read_features(tb, features) < 0 || take_modules(tb, standard) < 0 || take_texts(tb) < 0 ||
         take_attribute(standard, "TracebackException", &tb->TracebackException) < 0 ||
         take_attribute(standard, "StackSummary", &tb->StackSummary) < 0 ||
-        take_attribute(standard, "FrameSummary", &tb->FrameSummary) < 0 || fp_summary_init(tb) < 0)
+        take_attribute(standard, "FrameSummary", &tb->FrameSummary) < 0 || fp_summary_init(tb) < 0 ||
+        fp_walkers_init(tb, walkers) < 0)
         return NULL;
     tb->summary = PyObject_CallObject(tb->StackSummary, NULL);
     if (tb->summary == NULL || fp_guard_init(tb) < 0)
         return NULL;
     tb->functions = fp_functions_new(tb);
-    return tb->functions != NULL ? PyDict_Copy(tb->functions) : NULL;
+    tb->methods = fp_methods_new(tb);
+    return tb->functions != NULL && tb->methods != NULL ? bound(tb) : NULL;
 }
 
 /* caret_text(code, offset) -> the frame's text; None: left to the interpreter's module.  For tests, and for
@@ -155,9 +163,10 @@ static int execute(PyObject *module)
 static int traverse(PyObject *module, visitproc visit, void *arg)
 {
     struct fp_tb *tb = state_of(module);
-    PyObject *owned[] = {tb->std,           tb->std_dict,  tb->linecache_dict,     tb->sys_dict,     tb->modules,
-                         tb->show_group,    tb->one_write, tb->TracebackException, tb->StackSummary, tb->FrameSummary,
-                         tb->function_type, tb->summary,   tb->check_carets,       tb->functions};
+    PyObject *owned[] = {tb->std,          tb->std_dict,     tb->linecache_dict, tb->sys_dict,
+                         tb->modules,      tb->show_group,   tb->one_write,      tb->TracebackException,
+                         tb->StackSummary, tb->FrameSummary, tb->function_type,  tb->summary,
+                         tb->check_carets, tb->functions,    tb->methods,        tb->walkers};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         Py_VISIT(owned[i]);
     for (int i = 0; i < tb->guard.count; i++) {
@@ -179,7 +188,7 @@ static int clear(PyObject *module)
                           &tb->modules,       &tb->show_group,      &tb->one_write,      &tb->TracebackException,
                           &tb->StackSummary,  &tb->FrameSummary,    &tb->function_type,  &tb->summary,
                           &tb->cause_message, &tb->context_message, &tb->heading,        &tb->group_heading,
-                          &tb->check_carets,  &tb->functions};
+                          &tb->check_carets,  &tb->functions,       &tb->methods,        &tb->walkers};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         Py_CLEAR(*owned[i]);
 #define X(name) Py_CLEAR(tb->s.name);

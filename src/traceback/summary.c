@@ -123,9 +123,9 @@ static enum fp_answer lines_of(struct fp_call *call, struct fp_item *item, PyObj
     return *lines != NULL ? FP_DONE : FP_ERROR;
 }
 
-/* StackSummary.extract(): a new stack with a summary for each item, lines looked up.  Declines where a line has other
- * sources than the file. */
-enum fp_answer fp_summaries(struct fp_call *call, struct fp_items *items, PyObject **stack)
+/* StackSummary.extract(): a new stack with a summary for each item; lazy: lines are looked up when they are asked for.
+ * Declines where a line has other sources than the file. */
+enum fp_answer fp_summaries(struct fp_call *call, struct fp_items *items, bool lazy, PyObject **stack)
 {
     struct fp_tb *tb = call->tb;
     *stack = PyObject_CallObject(tb->StackSummary, NULL);
@@ -133,12 +133,14 @@ enum fp_answer fp_summaries(struct fp_call *call, struct fp_items *items, PyObje
     for (Py_ssize_t i = 0; i < items->count && answer == FP_DONE; i++) {
         struct fp_item *item = &items->items[i];
         PyObject *lines = NULL, *summary = NULL;
-        item->exact = !fp_may_have_code_lines(call, item);
+        item->exact = lazy || !fp_may_have_code_lines(call, item);
         if (!item->exact || (answer = fp_locate(item)) != FP_DONE) {
             answer = item->exact ? answer : FP_DECLINE;
             break;
         }
-        if ((answer = lines_of(call, item, &lines)) != FP_DONE)
+        if (lazy)
+            lines = Py_NewRef(Py_None);
+        else if ((answer = lines_of(call, item, &lines)) != FP_DONE)
             break;
         summary = fp_summary_new(tb, item, lines);
         Py_DECREF(lines);

@@ -26,20 +26,30 @@
     X(ast)                                                                                                             \
     X(cache)                                                                                                           \
     X(_interactive_cache)                                                                                              \
+    X(capture_locals)                                                                                                  \
     X(chain)                                                                                                           \
     X(checkcache)                                                                                                      \
+    X(close)                                                                                                           \
     X(colorize)                                                                                                        \
     X(compact)                                                                                                         \
     X(etype)                                                                                                           \
     X(exceptions)                                                                                                      \
     X(extract)                                                                                                         \
     X(f)                                                                                                               \
+    X(f_lasti)                                                                                                         \
+    X(f_locals)                                                                                                        \
     X(file)                                                                                                            \
     X(format)                                                                                                          \
     X(format_exception_only)                                                                                           \
     X(format_frame_summary)                                                                                            \
+    X(frame_gen)                                                                                                       \
     X(getline)                                                                                                         \
+    X(gi_code)                                                                                                         \
+    X(gi_frame)                                                                                                        \
+    X(gi_running)                                                                                                      \
+    X(gi_suspended)                                                                                                    \
     X(lazycache)                                                                                                       \
+    X(klass)                                                                                                           \
     X(limit)                                                                                                           \
     X(lookup_lines)                                                                                                    \
     X(name)                                                                                                            \
@@ -142,8 +152,9 @@ struct fp_tb {
     PyObject *show_group;   /* the helper for format_exception_only(show_group=True) where the interpreter has none */
     PyObject *one_write;    /* the types whose write() may be called once for all lines */
     PyObject *cause_message, *context_message, *heading, *group_heading;
+    PyObject *walkers; /* the generators that yield frames: walker.c */
     PyObject *function_type;
-    PyObject *functions; /* by name; NULL before bind() */
+    PyObject *functions, *methods; /* by name; NULL before bind() */
     struct fp_names s;
     struct fp_slots slots;
     struct fp_features has;
@@ -219,6 +230,8 @@ void fp_memos_clear(struct fp_tb *tb);
 
 /* frames.c */
 enum fp_answer fp_items_of_traceback(struct fp_tb *tb, PyObject *traceback, PyObject *limit, struct fp_items *items);
+enum fp_answer fp_items_of_lines(struct fp_tb *tb, PyObject *traceback, PyObject *limit, struct fp_items *items);
+enum fp_answer fp_items_of_frames(struct fp_tb *tb, PyObject *frame, PyObject *limit, struct fp_items *items);
 enum fp_answer fp_items_of_stack(struct fp_tb *tb, PyObject *frame, PyObject *limit, struct fp_items *items);
 void fp_items_clear(struct fp_items *items);
 enum fp_answer fp_items_prepare(struct fp_call *call, struct fp_items *items);
@@ -242,7 +255,13 @@ enum fp_answer fp_carets(struct fp_call *call, const struct fp_item *item, PyObj
 int fp_summary_init(struct fp_tb *tb);
 PyObject *fp_summary_new(struct fp_tb *tb, const struct fp_item *item, PyObject *lines);
 PyObject *fp_summary_lines(struct fp_tb *tb, const struct fp_item *item, PyObject *line, PyObject *rest);
-enum fp_answer fp_summaries(struct fp_call *call, struct fp_items *items, PyObject **stack);
+enum fp_answer fp_summaries(struct fp_call *call, struct fp_items *items, bool lazy, PyObject **stack);
+
+/* walker.c */
+enum fp_walk { FP_WALK_STACK, FP_WALK_TB, FP_WALK_POSITIONS }; /* as in faultproof/traceback.py */
+int fp_walkers_init(struct fp_tb *tb, PyObject *walkers);
+enum fp_answer fp_walker_read(struct fp_tb *tb, PyObject *generator, enum fp_walk *kind, PyObject **start);
+enum fp_answer fp_walker_finish(struct fp_tb *tb, PyObject *generator, Py_ssize_t taken, bool all);
 
 /* nodes.c: the texts of an exception with its chain, alone, or its own lines without frames */
 enum fp_scope { FP_CHAIN, FP_ALONE, FP_ONLY };
@@ -251,6 +270,7 @@ enum fp_answer fp_format_exception(struct fp_tb *tb, PyObject *value, PyObject *
 
 /* calls.c, function.c */
 PyObject *fp_functions_new(struct fp_tb *tb);
+PyObject *fp_methods_new(struct fp_tb *tb);
 PyObject *fp_function_new(struct fp_tb *tb, PyObject *standard, vectorcallfunc call);
 int fp_function_type(PyObject *module, struct fp_tb *tb);
 struct fp_tb *fp_function_state(PyObject *function);

@@ -97,6 +97,113 @@ def test_logging_and_others_use_it():
     """)
 
 
+def test_stacks_extracted_by_anyone():
+    """StackSummary.extract() with install() and without: the same stacks, errors, and the same left of the generator."""
+    in_child("""
+        import sys, linecache, traceback as standard
+        from traceback import walk_stack, walk_tb, StackSummary, TracebackException
+        import faultproof
+
+        def raiser(n):
+            x = [n]
+            if n:
+                raiser(n - 1)
+            x.missing + (1
+                         / 0)
+
+        try:
+            raiser(4)
+        except AttributeError as error:
+            raised = error
+
+        class Mine(StackSummary):
+            pass
+
+        def rest(generator):
+            return [(frame.f_code, line) for frame, line in generator]
+
+        def begun(generator):
+            next(generator)
+            return generator
+
+        def kept(limit, walker, **options):
+            generator = walker()
+            stack = StackSummary.extract(generator, limit=limit, **options)
+            return stack, rest(generator)
+
+        def attributes(summary):
+            names = ("filename", "lineno", "end_lineno", "colno", "end_colno", "name", "locals", "_line", "_lines", "_code")
+            values = [getattr(summary, name, "none") for name in names]
+            return values, summary.line, [getattr(summary, name, "none") for name in names]
+
+        def described(value):
+            if isinstance(value, StackSummary):
+                return type(value), [attributes(summary) for summary in value], value.format()
+            return value
+
+        def cases():
+            here, tb = sys._getframe(), raised.__traceback__
+            stack, lines = lambda: walk_stack(here), lambda: walk_tb(tb)
+            for limit in (None, 0, 1, 3, 100, -1, -3, -100, True, 2**70, "2", 1.5):
+                for lookup in (True, False):
+                    yield lambda: StackSummary.extract(stack(), limit=limit, lookup_lines=lookup)
+                    yield lambda: StackSummary.extract(lines(), limit=limit, lookup_lines=lookup)
+                    yield lambda: kept(limit, stack, lookup_lines=lookup)
+                    yield lambda: kept(limit, lines)
+                    yield lambda: StackSummary.extract(walk_stack(None), limit=limit, lookup_lines=lookup)
+                yield lambda: list(TracebackException.from_exception(raised, limit=limit).format())
+                yield lambda: TracebackException.from_exception(raised, limit=limit, lookup_lines=False).stack
+            yield lambda: StackSummary.extract(walk_tb(None))
+            yield lambda: StackSummary.extract(walk_tb(tb.tb_next), capture_locals=True)
+            yield lambda: TracebackException(type(raised), raised, tb.tb_next, capture_locals=True).stack
+            yield lambda: Mine.extract(stack())
+            yield lambda: StackSummary.extract(begun(stack()))
+            yield lambda: StackSummary.extract(begun(lines()))
+            yield lambda: StackSummary.extract(list(lines()))
+            yield lambda: StackSummary.extract(iter([(here, None)]))
+            yield lambda: StackSummary.extract((frame, 1) for frame, line in stack())
+            yield lambda: StackSummary.extract(walk_tb(5))
+            yield lambda: StackSummary.extract(5)
+            yield lambda: StackSummary.extract()
+            yield lambda: StackSummary.extract(stack(), None)
+            yield lambda: StackSummary.extract(frame_gen=stack())
+            yield lambda: StackSummary.extract(stack(), unknown=1)
+            yield lambda: StackSummary().extract(stack())
+
+        def outcomes():
+            result = []
+            for case in cases():
+                try:
+                    value = case()
+                    result.append(tuple(map(described, value)) if isinstance(value, tuple) else described(value))
+                except Exception as error:
+                    result.append((type(error), str(error)))
+            return result
+
+        results, before = [], dict(vars(StackSummary))
+        for round in range(4):
+            if round == 2:
+                faultproof.install()
+                assert "faultproof" in repr(StackSummary.extract.__func__)
+            results.append(outcomes())
+        faultproof.uninstall()
+        assert len(results[0]) == 12 * 12 + 16
+        for other in results[1:]:
+            for number, (a, b) in enumerate(zip(results[0], other)):
+                assert a == b, (number, a, b)
+        assert dict(vars(StackSummary)) == before
+
+        # what somebody else puts there stays, and is called
+        faultproof.install()
+        StackSummary.extract = classmethod(lambda klass, frames, **options: "theirs")
+        assert StackSummary.extract(walk_tb(None)) == "theirs"
+        faultproof.uninstall()
+        assert StackSummary.extract(walk_tb(None)) == "theirs"
+        faultproof.install()
+        assert StackSummary.extract(walk_tb(None)) == "theirs"
+    """)
+
+
 def test_fresh_import_of_the_module_while_installed():
     in_child("""
         import sys, faultproof
