@@ -167,6 +167,8 @@ def compare_logging() -> None:
     with tempfile.TemporaryDirectory() as folder:
         error = make_exceptions(folder, 4, 11, 1)[0]
         compare_installed("logger.exception, 11 frames in 4 files", lambda: log(error))
+        made = lambda: list(standard.TracebackException.from_exception(error).format())  # noqa: E731
+        compare_installed("TracebackException, the same", made)
 
 
 def main() -> None:

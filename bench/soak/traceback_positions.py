@@ -1,4 +1,4 @@
-"""Compares format_tb() with the interpreter's own at every code position of the standard library.
+"""Compares format_tb(), and format_list(extract_tb()), with the interpreter's format_tb() at every position of its library.
 
 Usage: python bench/soak/traceback_positions.py [modulus remainder]: of the files only each
 modulus-th one.  Prints what was compared; the exit status says whether there were differences.
@@ -83,10 +83,14 @@ def compare_code(code: types.CodeType, counts: Counter) -> None:
     for offset, line in places(code):
         place = types.TracebackType(None, frame, offset, line)
         counts["positions"] += 1
-        text, expected = ours.format_tb(place), standard.format_tb(place)
-        if text != expected:
+        text, kept, expected = (
+            ours.format_tb(place),
+            ours.format_list(ours.extract_tb(place)),
+            standard.format_tb(place),
+        )
+        if text != expected or kept != expected:
             counts["differences"] += 1
-            print(f"{code.co_filename}:{line} at {offset}\n{text}\n{expected}")
+            print(f"{code.co_filename}:{line} at {offset}\n{text}\n{kept}\n{expected}")
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             compare_code(constant, counts)

@@ -162,19 +162,19 @@ def _remove_faulthandler() -> None:
 _standard_faulthandler: object = None
 
 
-# The class methods of StackSummary that install() replaced, ours and the interpreter's, by name.
+# The methods of StackSummary that install() replaced, ours and the interpreter's, by name.
 _replaced: dict[str, tuple[object, object]] = {}
 
 
 def _install_traceback(_file: object) -> None:
-    """Also StackSummary.extract(), which TracebackException and asyncio call: the classes stay the interpreter's."""
+    """Also methods of StackSummary, which TracebackException and asyncio call: the classes stay the interpreter's."""
     ours = importlib.import_module("faultproof.traceback")
     standard = ours._faultproof_standard
     replace_module("traceback", ours, standard, ours._functions)
     for name, function in ours._methods.items():
         before = vars(standard.StackSummary).get(name)
-        if getattr(before, "__func__", None) is function.__wrapped__:  # else somebody has replaced it
-            _replaced[name] = classmethod(function), before
+        if getattr(before, "__func__", before) is function.__wrapped__:  # else somebody has replaced it
+            _replaced[name] = classmethod(function) if isinstance(before, classmethod) else function, before
             setattr(standard.StackSummary, name, _replaced[name][0])
 
 

@@ -469,6 +469,54 @@ static PyObject *format_exc_bytes(PyObject *self, PyObject *const *args, size_t 
     return bytes;
 }
 
+static PyObject *format_list(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    struct fp_tb *tb = fp_function_state(self);
+    struct signature signature = {.count = 1, .required = 1, .names = {tb->s.extracted_list}};
+    const struct call *call = CALL(self, args, nargsf, kwnames);
+    PyObject *values[MOST_ARGUMENTS], *result = NULL;
+    enum fp_answer answer = FP_DECLINE;
+    if (bind(tb, &signature, call, values) && fp_guard_intact(tb))
+        answer = produce(tb, fp_items_of_summaries, values[0], NULL, TEXTS, &result);
+    return answer == FP_DECLINE ? call_standard(call) : result;
+}
+
+static PyObject *print_list(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    struct fp_tb *tb = fp_function_state(self);
+    struct signature signature = {.count = 2, .required = 1, .names = {tb->s.extracted_list, tb->s.file}};
+    const struct call *call = CALL(self, args, nargsf, kwnames);
+    PyObject *values[MOST_ARGUMENTS], *texts = NULL, *file = NULL, *result = NULL;
+    enum fp_answer answer = FP_DECLINE;
+    if (bind(tb, &signature, call, values) && fp_guard_intact(tb) && is_print_intact(tb) &&
+        (file = output_file(tb, values[1])) != NULL)
+        answer = declined_if_failed(produce(tb, fp_items_of_summaries, values[0], NULL, TEXTS, &texts));
+    if (answer == FP_DECLINE)
+        result = call_standard(call);
+    else if (answer == FP_DONE)
+        result = print_texts(tb, file, texts);
+    Py_XDECREF(file);
+    return result;
+}
+
+/* StackSummary.format() */
+static PyObject *format_summaries(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    struct fp_tb *tb = fp_function_state(self);
+    struct signature signature = {.count = 1,
+                                  .required = 1,
+                                  .positional_only = 1,
+                                  .colors = tb->has.colorize,
+                                  .colors_known = tb->has.colorize,
+                                  .names = {tb->s.klass}};
+    const struct call *call = CALL(self, args, nargsf, kwnames);
+    PyObject *values[MOST_ARGUMENTS], *result = NULL;
+    enum fp_answer answer = FP_DECLINE;
+    if (bind(tb, &signature, call, values) && (PyObject *)Py_TYPE(values[0]) == tb->StackSummary && fp_guard_intact(tb))
+        answer = produce(tb, fp_items_of_summaries, values[0], NULL, TEXTS, &result);
+    return answer == FP_DECLINE ? call_standard(call) : result;
+}
+
 /* StackSummary.extract(frame_gen), of a generator that can be read. */
 static enum fp_answer extract_fast(struct fp_tb *tb, PyObject *const *values, bool positions, PyObject **result)
 {
@@ -534,23 +582,29 @@ static const struct {
     {"format_stack", NULL, format_stack},
     {"extract_stack", NULL, extract_stack},
     {"print_stack", NULL, print_stack},
+    {"format_list", NULL, format_list},
+    {"print_list", NULL, print_list},
     {"format_exc_bytes", "format_exc", format_exc_bytes},
 };
 
-/* Class methods of StackSummary, which install() puts there. */
+/* Methods of StackSummary, which install() puts there; those with __func__ are class methods. */
 static const struct {
     const char *name;
     vectorcallfunc call;
-} methods[] = {{"extract", extract}, {"_extract_from_extended_frame_gen", extract_positions}};
+} methods[] = {
+    {"extract", extract}, {"_extract_from_extended_frame_gen", extract_positions}, {"format", format_summaries}};
 
-/* A dictionary of the functions for class methods that this version has, by name. */
+/* A dictionary of the functions for methods that this version has, by name. */
 PyObject *fp_methods_new(struct fp_tb *tb)
 {
     PyObject *result = PyDict_New();
     for (size_t i = 0; result != NULL && i < sizeof methods / sizeof *methods; i++) {
         PyObject *bound = PyObject_GetAttrString(tb->StackSummary, methods[i].name);
+        PyErr_Clear();
         PyObject *standard = bound != NULL ? PyObject_GetAttrString(bound, "__func__") : NULL;
         PyErr_Clear();
+        if (standard == NULL)
+            standard = Py_XNewRef(bound);
         PyObject *function = standard != NULL ? fp_function_new(tb, standard, methods[i].call) : NULL;
         if (standard != NULL && (function == NULL || PyDict_SetItemString(result, methods[i].name, function) < 0))
             Py_CLEAR(result);

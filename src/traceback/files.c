@@ -128,7 +128,7 @@ static int call_lazycache(struct fp_call *call, struct fp_source *source, PyFram
 /* Makes the item's file known to the call, as StackSummary.extract() makes it known to linecache. */
 int fp_source_add(struct fp_call *call, struct fp_item *item)
 {
-    PyObject *filename = item->code->co_filename;
+    PyObject *filename = item->filename;
     struct fp_source *source = find(call->sources, call->capacity, filename);
     if (source->filename == NULL) {
         if (call->used * 2 >= call->capacity) {
@@ -321,7 +321,7 @@ static int ask(struct fp_call *call, struct fp_source *source, int lineno, PyObj
 /* linecache.getline(): NULL for no line.  The line need not be a str. */
 int fp_source_line(struct fp_call *call, const struct fp_item *item, int lineno, PyObject **line)
 {
-    struct fp_source *source = find(call->sources, call->capacity, item->code->co_filename);
+    struct fp_source *source = find(call->sources, call->capacity, item->filename);
     *line = NULL;
     if (source->how == FP_ABSENT)
         source->how = FP_ASK;

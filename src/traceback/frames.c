@@ -42,8 +42,14 @@ static enum fp_answer read_limit(struct fp_tb *tb, PyObject *limit, struct exten
 void fp_items_clear(struct fp_items *items)
 {
     for (Py_ssize_t i = 0; i < items->count; i++) {
-        Py_XDECREF(items->items[i].code);
-        Py_XDECREF(items->items[i].frame);
+        struct fp_item *item = &items->items[i];
+        if (item->summary != NULL) {
+            Py_DECREF(item->filename);
+            Py_DECREF(item->name);
+            Py_DECREF(item->summary);
+        }
+        Py_XDECREF(item->code);
+        Py_XDECREF(item->frame);
     }
     PyMem_Free(items->items);
     *items = (struct fp_items){NULL, 0};
@@ -71,9 +77,9 @@ static Py_ssize_t length_of(PyObject *traceback)
     return count;
 }
 
-static bool has_plain_names(const PyCodeObject *code)
+static bool has_plain_names(const struct fp_item *item)
 {
-    return PyUnicode_CheckExact(code->co_filename) && PyUnicode_CheckExact(code->co_name);
+    return PyUnicode_CheckExact(item->filename) && PyUnicode_CheckExact(item->name);
 }
 
 /* The line of an entry that carries no columns. */
@@ -82,11 +88,18 @@ static int line_of(PyTracebackObject *entry, PyCodeObject *code)
     return entry->tb_lineno != -1 ? entry->tb_lineno : PyCode_Addr2Line(code, entry->tb_lasti);
 }
 
+static void take_code(struct fp_item *item)
+{
+    item->code = PyFrame_GetCode(item->frame);
+    item->filename = item->code->co_filename;
+    item->name = item->code->co_name;
+}
+
 static void fill(struct fp_item *item, PyTracebackObject *entry, bool columns)
 {
     memset(item, 0, sizeof *item);
     item->frame = (PyFrameObject *)Py_NewRef((PyObject *)entry->tb_frame);
-    item->code = PyFrame_GetCode(item->frame);
+    take_code(item);
     item->kind = columns && entry->tb_lasti >= 0 ? FP_CARETS : FP_PLAIN;
     item->at = item->kind == FP_CARETS ? entry->tb_lasti : line_of(entry, item->code);
 }
@@ -151,7 +164,7 @@ static int append_frame(struct fp_items *items, Py_ssize_t *room, PyFrameObject 
     struct fp_item *item = &items->items[items->count++];
     memset(item, 0, sizeof *item);
     item->frame = (PyFrameObject *)Py_NewRef((PyObject *)frame);
-    item->code = PyFrame_GetCode(frame);
+    take_code(item);
     item->at = PyFrame_GetLineNumber(frame);
     return 0;
 }
@@ -218,10 +231,10 @@ enum fp_answer fp_items_of_stack(struct fp_tb *tb, PyObject *frame, PyObject *li
 enum fp_answer fp_items_prepare(struct fp_call *call, struct fp_items *items)
 {
     for (Py_ssize_t i = 0; i < items->count; i++)
-        if (!has_plain_names(items->items[i].code))
+        if (!has_plain_names(&items->items[i]))
             return FP_DECLINE;
     for (Py_ssize_t i = 0; i < items->count; i++)
-        if (fp_source_add(call, &items->items[i]) < 0)
+        if (items->items[i].summary == NULL && fp_source_add(call, &items->items[i]) < 0)
             return FP_ERROR;
     return fp_sources_check(call) < 0 ? FP_ERROR : FP_DONE;
 }
@@ -255,7 +268,7 @@ static int lines_match(struct fp_call *call, const struct fp_item *item, const s
 /* Lines that are registered by code object, for code that has no file; only the interpreter's module asks for them. */
 bool fp_may_have_code_lines(struct fp_call *call, const struct fp_item *item)
 {
-    PyObject *filename = item->code->co_filename, *registered;
+    PyObject *filename = item->filename, *registered;
     if (!call->tb->has.code_lines || PyUnicode_GET_LENGTH(filename) == 0 || PyUnicode_READ_CHAR(filename, 0) != '<')
         return false;
     if (fp_dict_get(call->tb->linecache_dict, call->tb->s._interactive_cache, &registered) <= 0) {
@@ -270,6 +283,8 @@ bool fp_may_have_code_lines(struct fp_call *call, const struct fp_item *item)
 static enum fp_answer make_text(struct fp_call *call, struct fp_item *item, PyObject **text)
 {
     PyObject *line, *rest;
+    if (item->summary != NULL)
+        return fp_summary_text(call, item, text);
     enum fp_answer answer = fp_fetch_lines(call, item, &line, &rest);
     if (answer != FP_DONE)
         return answer;
@@ -286,6 +301,8 @@ static enum fp_answer recall(struct fp_call *call, struct fp_item *item, PyObjec
 {
     struct fp_memo memo;
     *text = NULL;
+    if (item->summary != NULL)
+        return FP_DONE;
     item->exact = !fp_may_have_code_lines(call, item);
     if (!item->exact || !fp_memo_find(call->tb, item, item->kind, &memo))
         return fp_locate(item);
@@ -311,14 +328,13 @@ static int append_repeats(PyObject *list, Py_ssize_t count)
 
 static bool same_place(const struct fp_item *a, const struct fp_item *b)
 {
-    return a->lineno == b->lineno && same_text(a->code->co_filename, b->code->co_filename) &&
-           same_text(a->code->co_name, b->code->co_name);
+    return a->lineno == b->lineno && same_text(a->filename, b->filename) && same_text(a->name, b->name);
 }
 
 /* A frame of the same instruction as the one before it has the same line. */
 static bool same_instruction(const struct fp_item *a, const struct fp_item *b)
 {
-    return a->code == b->code && a->at == b->at && a->kind == b->kind;
+    return a->code != NULL && a->code == b->code && a->at == b->at && a->kind == b->kind;
 }
 
 /* Appends a text for each item to the list, and a line instead of the fourth and further ones of the same place. */

@@ -127,6 +127,8 @@ static PyObject *caret_text(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "O!i:caret_text", &PyCode_Type, &item.code, &item.at))
         return NULL;
     item.frame = PyEval_GetFrame();
+    item.filename = item.code->co_filename;
+    item.name = item.code->co_name;
     fp_call_begin(&call, tb);
     enum fp_answer answer =
         fp_source_add(&call, &item) < 0 || fp_sources_check(&call) < 0 ? FP_ERROR : fp_locate(&item);

@@ -43,12 +43,11 @@ static bool is_stdin(struct fp_tb *tb, PyObject *filename)
 /* A header and the stripped line. */
 static enum fp_answer render_plain(const struct fp_item *item, PyObject *stripped, PyObject **text)
 {
-    const PyCodeObject *code = item->code;
     if (stripped == NULL || PyUnicode_GET_LENGTH(stripped) == 0)
-        *text = PyUnicode_FromFormat("  File \"%U\", line %d, in %U\n", code->co_filename, item->lineno, code->co_name);
+        *text = PyUnicode_FromFormat("  File \"%U\", line %d, in %U\n", item->filename, item->lineno, item->name);
     else
-        *text = PyUnicode_FromFormat("  File \"%U\", line %d, in %U\n    %U\n", code->co_filename, item->lineno,
-                                     code->co_name, stripped);
+        *text = PyUnicode_FromFormat("  File \"%U\", line %d, in %U\n    %U\n", item->filename, item->lineno,
+                                     item->name, stripped);
     return *text != NULL ? FP_DONE : FP_ERROR;
 }
 
@@ -85,12 +84,13 @@ static bool carets_allowed(struct fp_tb *tb)
     return tb->carets_checked > 0;
 }
 
-enum fp_answer fp_render(struct fp_call *call, const struct fp_item *item, PyObject *line, PyObject *rest,
-                         PyObject **text)
+/* Declines what is left to the interpreter. */
+enum fp_answer fp_render_own(struct fp_call *call, const struct fp_item *item, PyObject *line, PyObject *rest,
+                             PyObject **text)
 {
     struct fp_tb *tb = call->tb;
     *text = NULL;
-    bool own = item->exact && !is_stdin(tb, item->code->co_filename);
+    bool own = item->exact && !is_stdin(tb, item->filename);
     bool columns = item->kind == FP_CARETS && item->column >= 0 && item->end_column >= 0;
     enum fp_answer answer = FP_DECLINE;
     if (own && line == NULL && rest == NULL)
@@ -105,7 +105,14 @@ enum fp_answer fp_render(struct fp_call *call, const struct fp_item *item, PyObj
             answer = render_plain(item, stripped, text);
         Py_DECREF(stripped);
     }
-    if (answer != FP_DECLINE || tb->has.carets == 0)
+    return answer;
+}
+
+enum fp_answer fp_render(struct fp_call *call, const struct fp_item *item, PyObject *line, PyObject *rest,
+                         PyObject **text)
+{
+    enum fp_answer answer = fp_render_own(call, item, line, rest, text);
+    if (answer != FP_DECLINE || call->tb->has.carets == 0)
         return answer;
     return render_by_standard(call, item, line, rest, text);
 }

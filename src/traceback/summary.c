@@ -95,8 +95,8 @@ PyObject *fp_summary_new(struct fp_tb *tb, const struct fp_item *item, PyObject 
         return NULL;
     bool columns = item->kind == FP_CARETS;
     int end_lineno = columns || slots->_lines >= 0 ? item->end_lineno : -1;
-    put(summary, slots->filename, item->code->co_filename);
-    put(summary, slots->name, item->code->co_name);
+    put(summary, slots->filename, item->filename);
+    put(summary, slots->name, item->name);
     put(summary, slots->locals, Py_None);
     put(summary, slots->_line, lines);
     put(summary, slots->_lines, lines);
@@ -151,4 +151,156 @@ enum fp_answer fp_summaries(struct fp_call *call, struct fp_items *items, bool l
     if (answer != FP_DONE)
         Py_CLEAR(*stack);
     return answer;
+}
+
+/* A member's value, a new reference; None if it isn't there. */
+static PyObject *member(PyObject *summary, Py_ssize_t offset)
+{
+    PyObject *value = NULL;
+    if (offset >= 0) {
+        FP_BEGIN_OBJECT(summary);
+        value = Py_XNewRef(*(PyObject **)(void *)((char *)summary + offset));
+        FP_END_OBJECT();
+    }
+    return value != NULL ? value : Py_NewRef(Py_None);
+}
+
+/* False: neither None, which is -1, nor a number that a line or column can have. */
+static bool read_number(PyObject *summary, Py_ssize_t offset, int *number)
+{
+    PyObject *value = member(summary, offset);
+    long found = PyLong_CheckExact(value) ? PyLong_AsLong(value) : -1;
+    bool good = value == Py_None || (found >= 0 && found <= INT_MAX);
+    PyErr_Clear();
+    Py_DECREF(value);
+    *number = (int)found;
+    return good;
+}
+
+/* Declines a summary that isn't as extract() makes them, or shows local variables. */
+static enum fp_answer read_summary(struct fp_tb *tb, PyObject *summary, struct fp_item *item)
+{
+    const struct fp_slots *slots = &tb->slots;
+    *item = (struct fp_item){.summary = Py_NewRef(summary),
+                             .filename = member(summary, slots->filename),
+                             .name = member(summary, slots->name),
+                             .located = true,
+                             .exact = true};
+    PyObject *locals = member(summary, slots->locals);
+    bool good = PyUnicode_CheckExact(item->filename) && PyUnicode_CheckExact(item->name) && locals == Py_None;
+    Py_DECREF(locals);
+    good = good && read_number(summary, slots->lineno, &item->lineno) && item->lineno >= 0 &&
+           read_number(summary, slots->end_lineno, &item->end_lineno) &&
+           read_number(summary, slots->colno, &item->column) &&
+           read_number(summary, slots->end_colno, &item->end_column);
+    bool columns = item->column >= 0 && item->end_column >= 0;
+    item->kind = columns ? FP_CARETS : FP_PLAIN;
+    if (!columns)
+        item->end_lineno = item->lineno;
+    return good && item->end_lineno >= item->lineno ? FP_DONE : FP_DECLINE;
+}
+
+/* An item for each FrameSummary of a list; limit is for nothing. */
+enum fp_answer fp_items_of_summaries(struct fp_tb *tb, PyObject *list, PyObject *limit, struct fp_items *items)
+{
+    (void)limit;
+    *items = (struct fp_items){NULL, 0};
+    if (!PyList_CheckExact(list) && (PyObject *)Py_TYPE(list) != tb->StackSummary)
+        return FP_DECLINE;
+    PyObject *all = PyList_GetSlice(list, 0, PyList_GET_SIZE(list));
+    enum fp_answer answer = all != NULL ? FP_DONE : FP_ERROR;
+    Py_ssize_t count = all != NULL ? PyList_GET_SIZE(all) : 0;
+    if (answer == FP_DONE && (items->items = PyMem_Calloc((size_t)count + 1, sizeof *items->items)) == NULL) {
+        PyErr_NoMemory();
+        answer = FP_ERROR;
+    }
+    for (Py_ssize_t i = 0; i < count && answer == FP_DONE; i++) {
+        PyObject *summary = PyList_GET_ITEM(all, i);
+        answer = (PyObject *)Py_TYPE(summary) == tb->FrameSummary
+                     ? read_summary(tb, summary, &items->items[items->count++])
+                     : FP_DECLINE;
+    }
+    Py_XDECREF(all);
+    return answer;
+}
+
+/* The summary's source lines as it keeps them, looked up if it hasn't yet; None: it has none. */
+static PyObject *lines_kept(struct fp_tb *tb, PyObject *summary)
+{
+    Py_ssize_t offset = tb->slots._lines >= 0 ? tb->slots._lines : tb->slots._line;
+    PyObject *lines = member(summary, offset);
+    if (lines != Py_None)
+        return lines;
+    PyObject *line = PyObject_GetAttr(summary, tb->s.line);
+    Py_DECREF(lines);
+    if (line == NULL)
+        return NULL;
+    Py_DECREF(line);
+    return member(summary, offset);
+}
+
+/* The text of one kept line, from *at to its newline; NULL without an exception: there is none. */
+static PyObject *next_line(PyObject *lines, Py_ssize_t *at)
+{
+    Py_ssize_t length = PyUnicode_GET_LENGTH(lines), end = PyUnicode_FindChar(lines, '\n', *at, length, 1);
+    if (end < 0)
+        return NULL;
+    PyObject *line = PyUnicode_Substring(lines, *at, end);
+    *at = end + 1;
+    return line;
+}
+
+/* Takes joined lines apart again.  Declines another number of them than the item has. */
+static enum fp_answer split(PyObject *lines, int count, PyObject **line, PyObject **rest)
+{
+    Py_ssize_t at = 0;
+    *line = next_line(lines, &at);
+    *rest = *line != NULL && count > 1 ? PyTuple_New(count - 1) : NULL;
+    bool whole = *line != NULL && (count == 1 || *rest != NULL);
+    for (int i = 0; whole && i < count - 1; i++) {
+        PyObject *further = next_line(lines, &at);
+        whole = further != NULL;
+        if (whole)
+            PyTuple_SET_ITEM(*rest, i, further);
+    }
+    if (whole && at == PyUnicode_GET_LENGTH(lines))
+        return FP_DONE;
+    Py_CLEAR(*line);
+    Py_CLEAR(*rest);
+    return PyErr_Occurred() ? FP_ERROR : FP_DECLINE;
+}
+
+/* Where lines are kept stripped, one that nevertheless has blanks only is shown. */
+static bool is_blank(PyObject *line)
+{
+    PyObject *stripped = fp_strip(line, true);
+    bool blank = stripped != NULL && PyUnicode_GET_LENGTH(stripped) == 0 && PyUnicode_GET_LENGTH(line) > 0;
+    PyErr_Clear();
+    Py_XDECREF(stripped);
+    return blank;
+}
+
+/* format_frame_summary() of an item that is a summary. */
+enum fp_answer fp_summary_text(struct fp_call *call, const struct fp_item *item, PyObject **text)
+{
+    struct fp_tb *tb = call->tb;
+    PyObject *lines = lines_kept(tb, item->summary), *line = NULL, *rest = NULL;
+    if (lines == NULL)
+        return FP_ERROR;
+    enum fp_answer answer = FP_DECLINE;
+    if (PyUnicode_CheckExact(lines) && tb->slots._lines >= 0)
+        answer = split(lines, item->end_lineno - item->lineno + 1, &line, &rest);
+    else if (PyUnicode_CheckExact(lines) && !(tb->has.strip_line && is_blank(lines))) {
+        line = Py_NewRef(lines);
+        answer = FP_DONE;
+    }
+    if (answer == FP_DONE)
+        answer = fp_render_own(call, item, line, rest, text);
+    Py_DECREF(lines);
+    Py_XDECREF(line);
+    Py_XDECREF(rest);
+    if (answer != FP_DECLINE || tb->has.carets == 0)
+        return answer;
+    *text = PyObject_CallMethodObjArgs(tb->summary, tb->s.format_frame_summary, item->summary, NULL);
+    return *text != NULL ? FP_DONE : FP_ERROR;
 }

@@ -34,6 +34,7 @@
     X(compact)                                                                                                         \
     X(etype)                                                                                                           \
     X(exceptions)                                                                                                      \
+    X(extracted_list)                                                                                                  \
     X(extract)                                                                                                         \
     X(f)                                                                                                               \
     X(f_lasti)                                                                                                         \
@@ -51,6 +52,7 @@
     X(lazycache)                                                                                                       \
     X(klass)                                                                                                           \
     X(limit)                                                                                                           \
+    X(line)                                                                                                            \
     X(lookup_lines)                                                                                                    \
     X(name)                                                                                                            \
     X(name_from)                                                                                                       \
@@ -192,9 +194,11 @@ struct fp_call {
 };
 
 struct fp_item {
-    PyCodeObject *code;
-    PyFrameObject *frame;
-    size_t source; /* place in the call's table; it is looked up again when the table has grown */
+    PyCodeObject *code;   /* NULL: the item is a FrameSummary, located, and its lines are known to it */
+    PyFrameObject *frame; /* with the code */
+    PyObject *summary;
+    PyObject *filename, *name; /* the code's, or the summary's */
+    size_t source;             /* place in the call's table; it is looked up again when the table has grown */
     int kind, at;
     int tb_lineno;                              /* -1: not known yet */
     int lineno, end_lineno, column, end_column; /* columns -1: none */
@@ -243,6 +247,8 @@ enum fp_answer fp_locate(struct fp_item *item);
 enum fp_answer fp_fetch_lines(struct fp_call *call, const struct fp_item *item, PyObject **line, PyObject **rest);
 
 /* render.c */
+enum fp_answer fp_render_own(struct fp_call *call, const struct fp_item *item, PyObject *line, PyObject *rest,
+                             PyObject **text);
 enum fp_answer fp_render(struct fp_call *call, const struct fp_item *item, PyObject *line, PyObject *rest,
                          PyObject **text);
 PyObject *fp_strip(PyObject *text, bool left);
@@ -252,6 +258,8 @@ enum fp_answer fp_carets(struct fp_call *call, const struct fp_item *item, PyObj
                          PyObject **text);
 
 /* summary.c */
+enum fp_answer fp_items_of_summaries(struct fp_tb *tb, PyObject *list, PyObject *limit, struct fp_items *items);
+enum fp_answer fp_summary_text(struct fp_call *call, const struct fp_item *item, PyObject **text);
 int fp_summary_init(struct fp_tb *tb);
 PyObject *fp_summary_new(struct fp_tb *tb, const struct fp_item *item, PyObject *lines);
 PyObject *fp_summary_lines(struct fp_tb *tb, const struct fp_item *item, PyObject *line, PyObject *rest);

@@ -193,11 +193,11 @@ void fp_put_header(struct fp_buffer *buffer, const struct fp_item *item)
     char number[32];
     snprintf(number, sizeof number, "%d", item->lineno);
     fp_put_ascii(buffer, "  File \"");
-    put_object(buffer, item->code->co_filename);
+    put_object(buffer, item->filename);
     fp_put_ascii(buffer, "\", line ");
     fp_put_ascii(buffer, number);
     fp_put_ascii(buffer, ", in ");
-    put_object(buffer, item->code->co_name);
+    put_object(buffer, item->name);
     fp_put_ascii(buffer, "\n");
 }
 

@@ -100,7 +100,7 @@ def test_logging_and_others_use_it():
 def test_stacks_extracted_by_anyone():
     """StackSummary.extract() with install() and without: the same stacks, errors, and the same left of the generator."""
     in_child("""
-        import sys, linecache, traceback as standard
+        import io, sys, linecache, traceback as standard
         from traceback import walk_stack, walk_tb, StackSummary, TracebackException
         import faultproof
 
@@ -141,6 +141,16 @@ def test_stacks_extracted_by_anyone():
                 return type(value), [attributes(summary) for summary in value], value.format()
             return value
 
+        def printed(stack):
+            file = io.StringIO()
+            return standard.print_list(stack, file=file), file.getvalue()
+
+        def changed(stack, **values):
+            for name, value in values.items():
+                if hasattr(stack[1], name):
+                    setattr(stack[1], name, value)
+            return standard.format_list(stack), stack.format()
+
         def cases():
             here, tb = sys._getframe(), raised.__traceback__
             stack, lines = lambda: walk_stack(here), lambda: walk_tb(tb)
@@ -153,6 +163,8 @@ def test_stacks_extracted_by_anyone():
                     yield lambda: StackSummary.extract(walk_stack(None), limit=limit, lookup_lines=lookup)
                 yield lambda: list(TracebackException.from_exception(raised, limit=limit).format())
                 yield lambda: TracebackException.from_exception(raised, limit=limit, lookup_lines=False).stack
+                yield lambda: standard.format_list(StackSummary.extract(lines(), limit=limit))
+                yield lambda: printed(list(standard.extract_tb(tb, limit)))
             yield lambda: StackSummary.extract(walk_tb(None))
             yield lambda: StackSummary.extract(walk_tb(tb.tb_next), capture_locals=True)
             yield lambda: TracebackException(type(raised), raised, tb.tb_next, capture_locals=True).stack
@@ -162,6 +174,34 @@ def test_stacks_extracted_by_anyone():
             yield lambda: StackSummary.extract(list(lines()))
             yield lambda: StackSummary.extract(iter([(here, None)]))
             yield lambda: StackSummary.extract((frame, 1) for frame, line in stack())
+            extract = lambda: standard.extract_tb(tb)
+            for number in (None, -1, 0, 1, 4, 6, 7, 30, 2**40, True, "3", 2.5):
+                for name in ("lineno", "end_lineno", "colno", "end_colno"):
+                    yield lambda: changed(extract(), **{name: number})
+            for text in (None, "", "x", "x + y", "x + y\\n", "a\\nb\\n", "\\n", " \\n\\n", 5, "a\\r\\n"):
+                for name in ("_line", "_lines", "filename", "name"):
+                    yield lambda: changed(extract(), **{name: text})
+            yield lambda: changed(extract(), locals={"b": "1", "a": "2"})
+            yield lambda: changed(extract(), locals={})
+            yield lambda: standard.format_list([("file", 1, "name", "line"), ("file", 1, "name", None)])
+            yield lambda: standard.format_list(list(extract()) + [("file", 1, "name", " line ")])
+            yield lambda: standard.format_list(tuple(extract()))
+            yield lambda: standard.format_list(iter(extract()))
+            yield lambda: standard.format_list(extract() * 7)
+            yield lambda: StackSummary.from_list([frame for frame in extract() for _ in range(5)]).format()
+            yield lambda: standard.format_list(Mine(extract()))
+            yield lambda: Mine(extract()).format()
+            yield lambda: StackSummary([1]).format()
+            yield lambda: standard.format_list([])
+            yield lambda: standard.format_list(extracted_list=extract())
+            yield lambda: standard.format_list()
+            yield lambda: standard.format_list(5)
+            yield lambda: standard.print_list(extract(), 1, 2)
+            yield lambda: StackSummary.format()
+            yield lambda: StackSummary.format(5)
+            yield lambda: extract().format(1)
+            yield lambda: extract().format(colorize=False)
+            yield lambda: extract().format(colorize=True)
             yield lambda: StackSummary.extract(walk_tb(5))
             yield lambda: StackSummary.extract(5)
             yield lambda: StackSummary.extract()
@@ -187,7 +227,7 @@ def test_stacks_extracted_by_anyone():
                 assert "faultproof" in repr(StackSummary.extract.__func__)
             results.append(outcomes())
         faultproof.uninstall()
-        assert len(results[0]) == 12 * 12 + 16
+        assert len(results[0]) > 250
         for other in results[1:]:
             for number, (a, b) in enumerate(zip(results[0], other)):
                 assert a == b, (number, a, b)

@@ -350,6 +350,7 @@ def differences(error, limit, chain):
         "format_tb": lambda m: outcome(m.format_tb, trace, limit),
         "print_tb": lambda m: printed(m, "print_tb", trace, limit),
         "extract_tb": lambda m: summaries(m.extract_tb(trace, limit)) if limit != 10**30 else None,
+        "format_list": lambda m: outcome(m.format_list, standard.extract_tb(trace, limit)) if limit != 10**30 else None,
         "format_exc": lambda m: outcome(while_handling, error, m.format_exc, limit, chain),
         "print_exc": lambda m: while_handling(error, printed, m, "print_exc", limit),
     }
