@@ -1,4 +1,4 @@
-"""Compares format_tb(), and format_list(extract_tb()), with the interpreter's format_tb() at every position of its library.
+"""Compares format_tb() and format_list(extract_tb()) with the interpreter's own at every position of its library.
 
 Usage: python bench/soak/traceback_positions.py [modulus remainder]: of the files only each
 modulus-th one.  Prints what was compared; the exit status says whether there were differences.
