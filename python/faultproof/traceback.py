@@ -49,6 +49,25 @@ def _keeps_line_stripped() -> bool:
         del linecache.cache["<faultproof>"]
 
 
+def _syntax_style() -> int:
+    """How the place of a SyntaxError is shown (FP_SYNTAX_... in tb.h): told from the carets of three of them."""
+
+    def shown(lineno, text, offset, *end):
+        error = SyntaxError("message", ("file", lineno, offset, text, *end))
+        line = _standard.format_exception_only(SyntaxError, error)[-2][4:-1]
+        return line.count(" "), line.count("^")
+
+    if _sys.version_info < (3, 10):
+        return 1 if shown(1, "abcdef", 2) == (1, 1) else 0
+    answers = shown(1, "abcdef", 2, 1, 5), shown(1, "abcdef", 2, 2, 3), shown(1, "\u4e00\u4e00b", 3, 1, 4)
+    known = {
+        ((1, 3), (1, 1), (2, 1)): 2,
+        ((1, 3), (1, 5), (2, 1)): 3,
+        ((1, 3), (1, 5), (4, 1)): 4,
+    }
+    return known.get(answers, 0)
+
+
 def _is_pristine() -> bool:
     """Whether somebody (the exceptiongroup package, say) has replaced a part of the modules before we were imported."""
     import builtins
@@ -98,6 +117,8 @@ def _features() -> dict[str, int]:
         "print_exc_colorize": takes(_standard.print_exc, "colorize"),
         "implicit": hasattr(_standard, "_parse_value_tb"),
         "strip_line": _keeps_line_stripped(),
+        "syntax": _syntax_style(),
+        "typos": hasattr(_standard.TracebackException, "_find_keyword_typos"),
         "code_lines": hasattr(frame, "_code"),
     }
 

@@ -111,7 +111,7 @@ static int emit_exception(struct output *out, const struct fp_node *node)
         Py_XDECREF(list);
         return result;
     }
-    if (emit(out, final_line(tb, node)) < 0)
+    if (node->lines != NULL ? emit_all(out, node->lines) < 0 : emit(out, final_line(tb, node)) < 0)
         return -1;
     for (Py_ssize_t i = 0; node->notes != NULL && i < PyList_GET_SIZE(node->notes); i++) {
         PyObject *note = fp_list_get(node->notes, i);

@@ -123,8 +123,7 @@ static bool read_notes(struct fp_tb *tb, PyObject *exc, PyObject **notes)
 static bool is_common(struct fp_tb *tb, struct fp_node *node)
 {
     PyObject *exc = node->exc, *notes;
-    if (Py_TYPE(exc)->tp_getattro != PyObject_GenericGetAttr || is_kind_of(exc, PyExc_SyntaxError) ||
-        may_get_hint(tb, exc) || !read_notes(tb, exc, &notes))
+    if (Py_TYPE(exc)->tp_getattro != PyObject_GenericGetAttr || may_get_hint(tb, exc) || !read_notes(tb, exc, &notes))
         return false;
     Py_XDECREF(notes);
     node->type = type_name(tb, Py_TYPE(exc));
@@ -214,8 +213,13 @@ int fp_node_capture(struct fp_tree *tree, Py_ssize_t at, PyObject *traceback)
     int result = capture_stack(tree, traceback, &node.stack);
     if (result == 0 && is_common(tb, &node)) {
         node.str = string_of(tree, node.exc);
-        if (node.str == NULL)
+        enum fp_answer answer = FP_DONE;
+        if (node.str != NULL && is_kind_of(node.exc, PyExc_SyntaxError))
+            answer = fp_syntax_lines(tb, node.exc, node.type, &node.lines);
+        if (node.str == NULL || answer == FP_ERROR)
             result = -1;
+        else if (answer == FP_DECLINE)
+            Py_CLEAR(node.type);
         else if (!read_notes(tb, node.exc, &node.notes))
             Py_CLEAR(node.type);
     }

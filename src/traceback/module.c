@@ -42,6 +42,8 @@ static int read_features(struct fp_tb *tb, PyObject *features)
                 {"print_exc_colorize", &has->print_exc_colorize},
                 {"implicit", &has->implicit},
                 {"strip_line", &has->strip_line},
+                {"syntax", &has->syntax},
+                {"typos", &has->typos},
                 {"code_lines", &has->code_lines}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (read_feature(features, rows[i].name, rows[i].value) < 0)

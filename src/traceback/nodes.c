@@ -243,6 +243,7 @@ static void clear(struct fp_tree *tree)
         Py_XDECREF(node->stack);
         Py_XDECREF(node->type);
         Py_XDECREF(node->str);
+        Py_XDECREF(node->lines);
         Py_XDECREF(node->notes);
         Py_XDECREF(node->standard);
     }

@@ -3,6 +3,7 @@
 #define FAULTPROOF_TRACEBACK_NODES_H
 
 #include "tb.h"
+#include "text.h"
 
 /* One exception, captured in the order in which TracebackException captures it. */
 struct fp_node {
@@ -10,6 +11,7 @@ struct fp_node {
     PyObject *stack;    /* a list of texts; NULL: no frames */
     PyObject *type;     /* what its line starts with; NULL where standard is given */
     PyObject *str;      /* str(exc); not always an exact str */
+    PyObject *lines;    /* in place of its line: a list, of a SyntaxError; else NULL */
     PyObject *notes;    /* a list; NULL: none */
     PyObject *standard; /* a TracebackException that gives the lines of exceptions of an uncommon form; else NULL */
     Py_ssize_t cause, context;        /* places in the tree; -1: none */
@@ -31,6 +33,9 @@ struct fp_tree {
 
 /* exception.c: the own part of the node at that place. */
 int fp_node_capture(struct fp_tree *tree, Py_ssize_t at, PyObject *traceback);
+
+/* syntax.c */
+enum fp_answer fp_syntax_lines(struct fp_tb *tb, PyObject *exc, PyObject *type, PyObject **lines);
 
 /* emit.c */
 int fp_tree_emit(struct fp_tree *tree, enum fp_scope scope, PyObject *list);

@@ -32,6 +32,8 @@
     X(close)                                                                                                           \
     X(colorize)                                                                                                        \
     X(compact)                                                                                                         \
+    X(end_lineno)                                                                                                      \
+    X(end_offset)                                                                                                      \
     X(etype)                                                                                                           \
     X(exceptions)                                                                                                      \
     X(extracted_list)                                                                                                  \
@@ -40,6 +42,7 @@
     X(f_lasti)                                                                                                         \
     X(f_locals)                                                                                                        \
     X(file)                                                                                                            \
+    X(filename)                                                                                                        \
     X(format)                                                                                                          \
     X(format_exception_only)                                                                                           \
     X(format_frame_summary)                                                                                            \
@@ -53,15 +56,19 @@
     X(klass)                                                                                                           \
     X(limit)                                                                                                           \
     X(line)                                                                                                            \
+    X(lineno)                                                                                                          \
     X(lookup_lines)                                                                                                    \
+    X(msg)                                                                                                             \
     X(name)                                                                                                            \
     X(name_from)                                                                                                       \
+    X(offset)                                                                                                          \
     X(parse)                                                                                                           \
     X(print)                                                                                                           \
     X(show_group)                                                                                                      \
     X(stat)                                                                                                            \
     X(stderr)                                                                                                          \
     X(tb)                                                                                                              \
+    X(text)                                                                                                            \
     X(tracebacklimit)                                                                                                  \
     X(value)                                                                                                           \
     X(walk_tb)                                                                                                         \
@@ -97,8 +104,13 @@ struct fp_features {
     int print_exc_colorize; /* and to print_exc() */
     int implicit;           /* format_exception(exc) alone is allowed */
     int strip_line;         /* FrameSummary._line is kept stripped (3.9) */
+    int syntax;             /* how a SyntaxError shows its place: FP_SYNTAX_...; 0: in a way not known here */
+    int typos;              /* misspelt keywords are looked for */
     int code_lines;         /* lines of code without a file are registered by code object */
 };
+
+/* A caret; carets from offset to end (3.10); kept inside of the text (3.13); and as wide as it is shown (3.15). */
+enum { FP_SYNTAX_POINT = 1, FP_SYNTAX_RANGE, FP_SYNTAX_CLAMPED, FP_SYNTAX_WIDTH };
 
 /* Nothing that the fast path stands for may be replaced: guard.c. */
 struct fp_watched {
