@@ -26,7 +26,7 @@ TYPES = [SyntaxError, SyntaxError, IndentationError, TabError, Derived, Weird]
 # What the compiler gives comes first; what nobody would expect is drawn one time in ten.
 MESSAGES = [None, "", "invalid syntax", "message", "invalid syntax. Perhaps you forgot a comma?", "\ud800", 5, "a\nb"]
 FILES = [None, "", "file.py", "<string>", "\xe9", b"x", 5, "a\nb"]
-LINES = [None, 0, 1, 2, -1, 2**40, "3", True]
+LINES = [None, 0, 1, 2, -1, 70_000, "3", True]
 OFFSETS = [None, 0, 1, 2, 3, 4, 5, 6, 7, 10, 51, 52, 60, -1, -2, -5, 70_000, True, "3", 1.5]
 TEXTS = [None, "", "\n", " ", "abc",
          "  abc\n", "\tabc\n", " \f\n x = (1\n\n", "a\tb c\n", "\u4e00b = \u0301x", "a\nb\n",
