@@ -52,6 +52,19 @@ def use_everything(error) -> None:
         error.__traceback__ = trace
     with pytest.raises(TypeError):
         ours.format_exception()
+    stack = ours.extract_tb(trace)
+    ours.format_list(stack)
+    ours.print_list(stack, file=io.StringIO())
+    ours._methods["format"](stack)
+    for lookup in (True, False):
+        ours._methods["extract"](ours.StackSummary, ours.walk_tb(trace), limit=2, lookup_lines=lookup)
+        ours._methods["extract"](ours.StackSummary, ours.walk_stack(trace.tb_frame), lookup_lines=lookup)
+    with pytest.raises(TypeError):
+        ours._methods["extract"](ours.StackSummary, ours.walk_tb(trace), unknown=1)
+    syntax = SyntaxError("message", ("file", 1, 3, "  x = (1\n"))
+    ours.format_exception_only(SyntaxError, syntax)
+    syntax.text = 5
+    ours.format_exception_only(SyntaxError, SyntaxError("message", ("file", 1, b"", None)))
 
 
 def references(error) -> list[int]:
