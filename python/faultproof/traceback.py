@@ -50,11 +50,11 @@ def _keeps_line_stripped() -> bool:
 
 
 def _syntax_style() -> int:
-    """How the place of a SyntaxError is shown (FP_SYNTAX_... in tb.h): told from the carets of three of them."""
+    """How the place of a SyntaxError is shown (FP_SYNTAX_... in tb.h, 0: not known): told from the carets of three."""
 
     def shown(lineno, text, offset, *end):
         error = SyntaxError("message", ("file", lineno, offset, text, *end))
-        line = _standard.format_exception_only(SyntaxError, error)[-2][4:-1]
+        line = [*_standard.TracebackException(SyntaxError, error, None).format_exception_only()][-2][4:-1]
         return line.count(" "), line.count("^")
 
     if _sys.version_info < (3, 10):
@@ -117,7 +117,6 @@ def _features() -> dict[str, int]:
         "print_exc_colorize": takes(_standard.print_exc, "colorize"),
         "implicit": hasattr(_standard, "_parse_value_tb"),
         "strip_line": _keeps_line_stripped(),
-        "syntax": _syntax_style(),
         "typos": hasattr(_standard.TracebackException, "_find_keyword_typos"),
         "code_lines": hasattr(frame, "_code"),
     }
@@ -224,6 +223,7 @@ _functions, _methods = _traceback.bind(
     None if _shows_groups else _format_group_only,
     (_io.StringIO, _io.TextIOWrapper),
     _check_carets,
+    _syntax_style,
     _walkers() if _is_pristine() else (),
 )
 

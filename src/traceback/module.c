@@ -42,7 +42,6 @@ static int read_features(struct fp_tb *tb, PyObject *features)
                 {"print_exc_colorize", &has->print_exc_colorize},
                 {"implicit", &has->implicit},
                 {"strip_line", &has->strip_line},
-                {"syntax", &has->syntax},
                 {"typos", &has->typos},
                 {"code_lines", &has->code_lines}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
@@ -87,13 +86,14 @@ static PyObject *bound(struct fp_tb *tb)
     return functions != NULL && methods != NULL ? Py_BuildValue("(NN)", functions, methods) : NULL;
 }
 
-/* bind(standard, features, show_group, one_write, check_carets, walkers) -> ({name: function}, {name: method}) */
+/* bind(standard, features, show_group, one_write, check_carets, syntax_style, walkers)
+   -> ({name: function}, {name: method}) */
 static PyObject *bind_standard(PyObject *module, PyObject *args)
 {
     struct fp_tb *tb = state_of(module);
-    PyObject *standard, *features, *show_group, *one_write, *check_carets, *walkers;
-    if (!PyArg_ParseTuple(args, "O!O!OO!OO!:bind", &PyModule_Type, &standard, &PyDict_Type, &features, &show_group,
-                          &PyTuple_Type, &one_write, &check_carets, &PyTuple_Type, &walkers))
+    PyObject *standard, *features, *show_group, *one_write, *check_carets, *syntax_style, *walkers;
+    if (!PyArg_ParseTuple(args, "O!O!OO!OOO!:bind", &PyModule_Type, &standard, &PyDict_Type, &features, &show_group,
+                          &PyTuple_Type, &one_write, &check_carets, &syntax_style, &PyTuple_Type, &walkers))
         return NULL;
     if (tb->functions != NULL)
         return bound(tb); /* the Python module has been imported again */
@@ -104,6 +104,7 @@ static PyObject *bind_standard(PyObject *module, PyObject *args)
     tb->show_group = Py_NewRef(show_group);
     tb->one_write = Py_NewRef(one_write);
     tb->check_carets = Py_NewRef(check_carets);
+    tb->syntax_style = Py_NewRef(syntax_style);
     if (read_features(tb, features) < 0 || take_modules(tb, standard) < 0 || take_texts(tb) < 0 ||
         take_attribute(standard, "TracebackException", &tb->TracebackException) < 0 ||
         take_attribute(standard, "StackSummary", &tb->StackSummary) < 0 ||
@@ -192,7 +193,8 @@ static int clear(PyObject *module)
                           &tb->modules,       &tb->show_group,      &tb->one_write,      &tb->TracebackException,
                           &tb->StackSummary,  &tb->FrameSummary,    &tb->function_type,  &tb->summary,
                           &tb->cause_message, &tb->context_message, &tb->heading,        &tb->group_heading,
-                          &tb->check_carets,  &tb->functions,       &tb->methods,        &tb->walkers};
+                          &tb->check_carets,  &tb->functions,       &tb->methods,        &tb->walkers,
+                          &tb->syntax_style};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         Py_CLEAR(*owned[i]);
 #define X(name) Py_CLEAR(tb->s.name);

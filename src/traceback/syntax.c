@@ -42,7 +42,7 @@ static bool read_number(PyObject *exc, PyObject *name, int *value)
 static bool read_place(struct fp_tb *tb, PyObject *exc, struct place *place)
 {
     *place = (struct place){.end_line = NONE, .end_offset = NONE};
-    bool ends = tb->has.syntax != FP_SYNTAX_POINT;
+    bool ends = tb->syntax != FP_SYNTAX_POINT;
     return read_text(exc, tb->s.filename, &place->filename) && read_number(exc, tb->s.lineno, &place->line) &&
            (!ends || read_number(exc, tb->s.end_lineno, &place->end_line)) &&
            read_text(exc, tb->s.text, &place->text) && read_number(exc, tb->s.offset, &place->offset) &&
@@ -91,7 +91,7 @@ static bool caret_range(const struct fp_tb *tb, const struct place *place, const
                         Py_ssize_t *to)
 {
     Py_ssize_t offset = place->offset, end = place->end_offset, after = shown->end + 1;
-    if (tb->has.syntax == FP_SYNTAX_POINT) {
+    if (tb->syntax == FP_SYNTAX_POINT) {
         *from = (offset != NONE ? offset : 0) - 1 - shown->start;
         *to = *from + 1;
         return *from >= 0;
@@ -100,7 +100,7 @@ static bool caret_range(const struct fp_tb *tb, const struct place *place, const
         return false;
     if (end == NONE || end == 0)
         end = offset;
-    if (tb->has.syntax == FP_SYNTAX_RANGE) {
+    if (tb->syntax == FP_SYNTAX_RANGE) {
         if (offset == end || end == -1)
             end = offset + 1;
     }
@@ -135,7 +135,7 @@ static PyObject *caret_line(struct fp_tb *tb, const struct shown *shown, Py_ssiz
 {
     struct fp_buffer out = {0};
     Py_ssize_t length = shown->end - shown->start;
-    if (tb->has.syntax == FP_SYNTAX_WIDTH && from < length && to > length)
+    if (tb->syntax == FP_SYNTAX_WIDTH && from < length && to > length)
         to = length; /* as wide as the text is that they stand under */
     fp_put_ascii(&out, "    ");
     for (Py_ssize_t i = 0; i < from && i < length; i++) {
@@ -159,7 +159,7 @@ static enum fp_answer append_text(struct fp_tb *tb, const struct place *place, P
     struct shown shown = shown_part(place->text);
     Py_ssize_t from = 0, to = 0;
     bool carets = caret_range(tb, place, &shown, &from, &to);
-    if (carets && tb->has.syntax == FP_SYNTAX_WIDTH && !is_plain(&shown))
+    if (carets && tb->syntax == FP_SYNTAX_WIDTH && !is_plain(&shown))
         return FP_DECLINE;
     PyObject *part = PyUnicode_Substring(place->text, shown.start, shown.end);
     int result = part != NULL ? append(list, PyUnicode_FromFormat("    %U\n", part)) : -1;
@@ -194,13 +194,26 @@ static enum fp_answer append_lines(struct fp_tb *tb, const struct place *place, 
     return append(list, last) == 0 ? FP_DONE : FP_ERROR;
 }
 
+/* Asked for when the first SyntaxError is shown: the interpreter imports much for that. */
+static bool style_known(struct fp_tb *tb)
+{
+    if (__atomic_load_n(&tb->syntax, __ATOMIC_ACQUIRE) == 0) {
+        PyObject *style = PyObject_CallObject(tb->syntax_style, NULL);
+        int value = style != NULL ? (int)PyLong_AsLong(style) : -1;
+        PyErr_Clear();
+        Py_XDECREF(style);
+        __atomic_store_n(&tb->syntax, value > 0 ? value : -1, __ATOMIC_RELEASE);
+    }
+    return tb->syntax > 0;
+}
+
 /* *lines: a new list of the texts, the message last. */
 enum fp_answer fp_syntax_lines(struct fp_tb *tb, PyObject *exc, PyObject *type, PyObject **lines)
 {
     struct place place = {NULL};
     enum fp_answer answer = FP_DECLINE;
     *lines = NULL;
-    if (tb->has.syntax != 0 && read_place(tb, exc, &place) && !may_get_typo(tb, &place)) {
+    if (style_known(tb) && read_place(tb, exc, &place) && !may_get_typo(tb, &place)) {
         *lines = PyList_New(0);
         answer = *lines != NULL ? append_lines(tb, &place, type, *lines) : FP_ERROR;
     }

@@ -104,7 +104,6 @@ struct fp_features {
     int print_exc_colorize; /* and to print_exc() */
     int implicit;           /* format_exception(exc) alone is allowed */
     int strip_line;         /* FrameSummary._line is kept stripped (3.9) */
-    int syntax;             /* how a SyntaxError shows its place: FP_SYNTAX_...; 0: in a way not known here */
     int typos;              /* misspelt keywords are looked for */
     int code_lines;         /* lines of code without a file are registered by code object */
 };
@@ -166,7 +165,9 @@ struct fp_tb {
     PyObject *show_group;   /* the helper for format_exception_only(show_group=True) where the interpreter has none */
     PyObject *one_write;    /* the types whose write() may be called once for all lines */
     PyObject *cause_message, *context_message, *heading, *group_heading;
-    PyObject *walkers; /* the generators that yield frames: walker.c */
+    PyObject *syntax_style; /* tells how a SyntaxError shows its place */
+    int syntax;             /* what it told: FP_SYNTAX_...; 0: not asked yet; -1: in a way not known here */
+    PyObject *walkers;      /* the generators that yield frames: walker.c */
     PyObject *function_type;
     PyObject *functions, *methods; /* by name; NULL before bind() */
     struct fp_names s;

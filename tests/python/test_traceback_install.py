@@ -29,6 +29,16 @@ def test_nothing_is_installed_by_an_import():
     """)
 
 
+def test_the_import_loads_nothing_else():
+    in_child("""
+        import sys, traceback
+        before = set(sys.modules)
+        import faultproof.traceback
+        loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
+        assert loaded <= {"faultproof", "__future__", "importlib", "warnings"}, loaded
+    """)
+
+
 def test_identity_and_idempotence():
     in_child("""
         import sys, traceback as standard
