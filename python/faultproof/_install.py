@@ -20,21 +20,32 @@ DropIn = namedtuple("DropIn", ["name", "install", "remove"])
 _saved: dict[str, tuple[object, dict[str, object]]] = {}
 
 
+def _put(holder: object, values: dict[str, object]) -> dict[str, object]:
+    """Put attributes into a module or class; what was there, by name."""
+    before = {name: vars(holder)[name] for name in values}
+    for name, value in values.items():
+        setattr(holder, name, value)
+    return before
+
+
+def _take_back(holder: object, values: dict[str, object], before: dict[str, object]) -> None:
+    """Undo ``_put``.  What somebody else has put there meanwhile stays."""
+    for name, value in values.items():
+        if vars(holder).get(name) is value:
+            setattr(holder, name, before[name])
+
+
 def replace_module(name: str, ours: object, standard: object, functions: dict[str, object]) -> None:
     """Put ``ours`` into ``sys.modules`` and ``functions`` into the standard module; remember what was there."""
-    attributes = {attribute: getattr(standard, attribute) for attribute in functions}
-    _saved[name] = sys.modules.get(name), attributes
+    module = sys.modules.get(name)
     sys.modules[name] = ours
-    for attribute, value in functions.items():
-        setattr(standard, attribute, value)
+    _saved[name] = module, _put(standard, functions)
 
 
 def restore_module(name: str, standard: object, functions: dict[str, object]) -> None:
-    """Undo ``replace_module``.  What somebody else has put there meanwhile stays."""
+    """Undo ``replace_module``."""
     module, attributes = _saved.pop(name)
-    for attribute, value in functions.items():
-        if getattr(standard, attribute, None) is value:
-            setattr(standard, attribute, attributes[attribute])
+    _take_back(standard, functions, attributes)
     if module is None:
         sys.modules.pop(name, None)
     else:
@@ -162,8 +173,8 @@ def _remove_faulthandler() -> None:
 _standard_faulthandler: object = None
 
 
-# The methods of StackSummary that install() replaced, ours and the interpreter's, by name.
-_replaced: dict[str, tuple[object, object]] = {}
+# The methods of StackSummary that install() has put there, and what was there before.
+_methods: tuple[dict[str, object], dict[str, object]] = {}, {}
 
 
 def _install_traceback(_file: object) -> None:
@@ -171,20 +182,19 @@ def _install_traceback(_file: object) -> None:
     ours = importlib.import_module("faultproof.traceback")
     standard = ours._faultproof_standard
     replace_module("traceback", ours, standard, ours._functions)
+    methods = {}
     for name, function in ours._methods.items():
         before = vars(standard.StackSummary).get(name)
         if getattr(before, "__func__", before) is function.__wrapped__:  # else somebody has replaced it
-            _replaced[name] = classmethod(function) if isinstance(before, classmethod) else function, before
-            setattr(standard.StackSummary, name, _replaced[name][0])
+            methods[name] = classmethod(function) if isinstance(before, classmethod) else function
+    global _methods
+    _methods = methods, _put(standard.StackSummary, methods)
 
 
 def _remove_traceback() -> None:
     ours = importlib.import_module("faultproof.traceback")
     standard = ours._faultproof_standard
-    for name, (method, before) in _replaced.items():
-        if vars(standard.StackSummary).get(name) is method:
-            setattr(standard.StackSummary, name, before)
-    _replaced.clear()
+    _take_back(standard.StackSummary, *_methods)
     restore_module("traceback", standard, ours._functions)
 
 

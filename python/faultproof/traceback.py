@@ -217,14 +217,15 @@ def _walkers() -> tuple:
 
 
 _shows_groups = "show_group" in _standard.format_exception_only.__code__.co_varnames
+_found = _features()
 _functions, _methods = _traceback.bind(
     _standard,
-    _features(),
+    _found,
     None if _shows_groups else _format_group_only,
     (_io.StringIO, _io.TextIOWrapper),
     _check_carets,
     _syntax_style,
-    _walkers() if _is_pristine() else (),
+    _walkers() if _found["pristine"] else (),
 )
 
 format_exc_bytes = _functions.pop("format_exc_bytes")

@@ -53,8 +53,19 @@ static void frame_info_again(struct fp_walk *w, const struct fp_raw *raw, const 
     memcpy(out->name, before->name, strlen(before->name) + 1);
 }
 
+/* Whether frames are linked otherwise than between two instructions of Python code.  The numbers that tell it are
+   written into the caller's array, which has room for more of them than max, but the alignment of int. */
+static bool is_in_the_making(struct fp_walk *w, fp_addr tstate, faultproof_frame_info *frames, int max)
+{
+    _Static_assert(sizeof(faultproof_frame_info) >= sizeof(faultproof_frame) + 8, "room to align");
+    uintptr_t start = ((uintptr_t)frames + 7) & ~(uintptr_t)7;
+    int n = fp_collect_still(w, tstate, (faultproof_frame *)start, max);
+    __asm__ volatile("" ::: "memory"); /* what is written there next is of another type: it must not come first */
+    return n == FAULTPROOF_TORN;
+}
+
 /* A thread that stands still: frame by frame, as far as there are frames.  Whether they are linked as frames are is
-   found out first, with numbers, for which the caller's array has room; if not, there is one frame, not available.
+   found out first; if not, there is one frame, not available.
    Where frames lead to memory that can't be read, such a frame is the last. */
 static int info_still(struct fp_walk *w, fp_addr tstate, faultproof_frame_info *frames, int max)
 {
@@ -64,7 +75,7 @@ static int info_still(struct fp_walk *w, fp_addr tstate, faultproof_frame_info *
     int64_t bad_since = 0;
     int n = 0;
 
-    if (fp_collect_still(w, tstate, (faultproof_frame *)(void *)frames, max) == FAULTPROOF_TORN) {
+    if (is_in_the_making(w, tstate, frames, max)) {
         unavailable(&frames[0]);
         return 1;
     }

@@ -18,7 +18,7 @@ static const char *indent(int depth)
     return spaces + sizeof spaces - 1 - 2 * depth;
 }
 
-static int append(PyObject *list, PyObject *text)
+int fp_append(PyObject *list, PyObject *text)
 {
     int result = text != NULL ? PyList_Append(list, text) : -1;
     Py_XDECREF(text);
@@ -47,10 +47,10 @@ static PyObject *with_margin(PyObject *text, int depth, char mark)
 static int emit_marked(struct output *out, PyObject *text, char mark)
 {
     if (text == NULL || out->depth == 0)
-        return append(out->list, text);
+        return fp_append(out->list, text);
     PyObject *marked = with_margin(text, out->depth, mark);
     Py_DECREF(text);
-    return append(out->list, marked);
+    return fp_append(out->list, marked);
 }
 
 static int emit(struct output *out, PyObject *text)
@@ -136,7 +136,7 @@ static int emit_member(struct output *out, const struct fp_node *group, Py_ssize
                                          number + 1);
     if (last)
         out->need_close = true; /* a member that is a group may close for us */
-    if (append(out->list, title) < 0)
+    if (fp_append(out->list, title) < 0)
         return -1;
     out->depth++;
     Py_ssize_t more = group->members - GROUP_WIDTH;
@@ -144,7 +144,7 @@ static int emit_member(struct output *out, const struct fp_node *group, Py_ssize
                            : emit_chain(out, group->first_member + number);
     if (result == 0 && last && out->need_close) {
         result =
-            append(out->list, PyUnicode_FromFormat("%s+------------------------------------\n", indent(out->depth)));
+            fp_append(out->list, PyUnicode_FromFormat("%s+------------------------------------\n", indent(out->depth)));
         out->need_close = false;
     }
     out->depth--;

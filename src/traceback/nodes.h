@@ -38,6 +38,7 @@ int fp_node_capture(struct fp_tree *tree, Py_ssize_t at, PyObject *traceback);
 enum fp_answer fp_syntax_lines(struct fp_tb *tb, PyObject *exc, PyObject *type, PyObject **lines);
 
 /* emit.c */
+int fp_append(PyObject *list, PyObject *text); /* takes the text; NULL: an exception */
 int fp_tree_emit(struct fp_tree *tree, enum fp_scope scope, PyObject *list);
 
 #endif

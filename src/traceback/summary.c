@@ -239,35 +239,23 @@ static PyObject *lines_kept(struct fp_tb *tb, PyObject *summary)
     return member(summary, offset);
 }
 
-/* The text of one kept line, from *at to its newline; NULL without an exception: there is none. */
-static PyObject *next_line(PyObject *lines, Py_ssize_t *at)
-{
-    Py_ssize_t length = PyUnicode_GET_LENGTH(lines), end = PyUnicode_FindChar(lines, '\n', *at, length, 1);
-    if (end < 0)
-        return NULL;
-    PyObject *line = PyUnicode_Substring(lines, *at, end);
-    *at = end + 1;
-    return line;
-}
-
 /* Takes joined lines apart again.  Declines another number of them than the item has. */
 static enum fp_answer split(PyObject *lines, int count, PyObject **line, PyObject **rest)
 {
-    Py_ssize_t at = 0;
-    *line = next_line(lines, &at);
-    *rest = *line != NULL && count > 1 ? PyTuple_New(count - 1) : NULL;
-    bool whole = *line != NULL && (count == 1 || *rest != NULL);
-    for (int i = 0; whole && i < count - 1; i++) {
-        PyObject *further = next_line(lines, &at);
-        whole = further != NULL;
-        if (whole)
-            PyTuple_SET_ITEM(*rest, i, further);
+    PyObject *newline = PyUnicode_FromString("\n");
+    PyObject *parts = newline != NULL ? PyUnicode_Split(lines, newline, -1) : NULL;
+    enum fp_answer answer = parts != NULL ? FP_DECLINE : FP_ERROR;
+    if (parts != NULL && PyList_GET_SIZE(parts) == count + 1 &&
+        PyUnicode_GET_LENGTH(PyList_GET_ITEM(parts, count)) == 0) {
+        PyObject *further = count > 1 ? PyList_GetSlice(parts, 1, count) : NULL;
+        *rest = further != NULL ? PyList_AsTuple(further) : NULL;
+        Py_XDECREF(further);
+        *line = Py_NewRef(PyList_GET_ITEM(parts, 0));
+        answer = count == 1 || *rest != NULL ? FP_DONE : FP_ERROR;
     }
-    if (whole && at == PyUnicode_GET_LENGTH(lines))
-        return FP_DONE;
-    Py_CLEAR(*line);
-    Py_CLEAR(*rest);
-    return PyErr_Occurred() ? FP_ERROR : FP_DECLINE;
+    Py_XDECREF(newline);
+    Py_XDECREF(parts);
+    return answer;
 }
 
 /* Where lines are kept stripped, one that nevertheless has blanks only is shown. */

@@ -147,13 +147,6 @@ static PyObject *caret_line(struct fp_tb *tb, const struct shown *shown, Py_ssiz
     return fp_buffer_finish(&out);
 }
 
-static int append(PyObject *list, PyObject *text)
-{
-    int result = text != NULL ? PyList_Append(list, text) : -1;
-    Py_XDECREF(text);
-    return result;
-}
-
 static enum fp_answer append_text(struct fp_tb *tb, const struct place *place, PyObject *list)
 {
     struct shown shown = shown_part(place->text);
@@ -162,10 +155,10 @@ static enum fp_answer append_text(struct fp_tb *tb, const struct place *place, P
     if (carets && tb->syntax == FP_SYNTAX_WIDTH && !is_plain(&shown))
         return FP_DECLINE;
     PyObject *part = PyUnicode_Substring(place->text, shown.start, shown.end);
-    int result = part != NULL ? append(list, PyUnicode_FromFormat("    %U\n", part)) : -1;
+    int result = part != NULL ? fp_append(list, PyUnicode_FromFormat("    %U\n", part)) : -1;
     Py_XDECREF(part);
     if (result == 0 && carets)
-        result = append(list, caret_line(tb, &shown, from, to));
+        result = fp_append(list, caret_line(tb, &shown, from, to));
     return result == 0 ? FP_DONE : FP_ERROR;
 }
 
@@ -176,7 +169,7 @@ static enum fp_answer append_lines(struct fp_tb *tb, const struct place *place, 
     if (place->line != NONE) {
         PyObject *line = named ? PyUnicode_FromFormat("  File \"%U\", line %d\n", place->filename, place->line)
                                : PyUnicode_FromFormat("  File \"<string>\", line %d\n", place->line);
-        answer = append(list, line) == 0 ? FP_DONE : FP_ERROR;
+        answer = fp_append(list, line) == 0 ? FP_DONE : FP_ERROR;
     }
     if (answer == FP_DONE && place->text != Py_None)
         answer = append_text(tb, place, list);
@@ -191,7 +184,7 @@ static enum fp_answer append_lines(struct fp_tb *tb, const struct place *place, 
     else if (message != NULL)
         last = PyUnicode_FromFormat("%U: %U\n", type, message);
     Py_XDECREF(none);
-    return append(list, last) == 0 ? FP_DONE : FP_ERROR;
+    return fp_append(list, last) == 0 ? FP_DONE : FP_ERROR;
 }
 
 /* Asked for when the first SyntaxError is shown: the interpreter imports much for that. */

@@ -5,27 +5,33 @@
 /* One generator function: its code, the name of its argument, and what it yields. */
 enum { CODE, ARGUMENT, KIND, PARTS };
 
+/* True also where that can't be told. */
+static bool has_begun(struct fp_tb *tb, PyObject *generator, PyObject *frame)
+{
+#if PY_VERSION_HEX >= 0x030B0000
+    PyObject *suspended = PyObject_GetAttr(generator, tb->s.gi_suspended);
+    bool begun = suspended != Py_False;
+    (void)frame;
+    Py_XDECREF(suspended);
+#else
+    PyObject *at = PyObject_GetAttr(frame, tb->s.f_lasti);
+    bool begun = at == NULL || PyLong_AsLong(at) != -1;
+    (void)generator;
+    Py_XDECREF(at);
+#endif
+    return begun;
+}
+
 /* The generator's argument, a new reference, if it hasn't begun; NULL without an exception: it has. */
 static PyObject *argument_of(struct fp_tb *tb, PyObject *generator, PyObject *name)
 {
-#if PY_VERSION_HEX >= 0x030B0000
-    PyObject *begun = PyObject_GetAttr(generator, tb->s.gi_suspended);
-#else
-    PyObject *at = NULL, *begun = NULL;
-#endif
     PyObject *frame = PyObject_GetAttr(generator, tb->s.gi_frame), *value = NULL;
-#if PY_VERSION_HEX < 0x030B0000
-    if (frame != NULL && frame != Py_None && (at = PyObject_GetAttr(frame, tb->s.f_lasti)) != NULL)
-        begun = PyBool_FromLong(PyLong_AsLong(at) != -1);
-    Py_XDECREF(at);
-#endif
     PyObject *running = PyObject_GetAttr(generator, tb->s.gi_running);
-    if (begun == Py_False && running == Py_False && frame != NULL && frame != Py_None) {
+    if (running == Py_False && frame != NULL && frame != Py_None && !has_begun(tb, generator, frame)) {
         PyObject *locals = PyObject_GetAttr(frame, tb->s.f_locals);
         value = locals != NULL ? PyObject_GetItem(locals, name) : NULL;
         Py_XDECREF(locals);
     }
-    Py_XDECREF(begun);
     Py_XDECREF(frame);
     Py_XDECREF(running);
     PyErr_Clear();

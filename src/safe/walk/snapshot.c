@@ -65,7 +65,8 @@ bool fp_link_is_stale(struct fp_walk *w, const struct fp_raw *top)
     const struct fp_layout *l = &w->target->layout;
     if (l->frame_return_offset < 0 || top->owner != 0 || top->instr >= top->code + (fp_addr)l->code_adaptive)
         return false;
-    return (fp_load32(w->reader, top->previous + (fp_addr)l->frame_return_offset) & 0xffff) != 0;
+    uint32_t offset = fp_load32(w->reader, top->previous + (fp_addr)l->frame_return_offset) & 0xffff;
+    return fp_reader_faulted(w->reader) || offset != 0;
 }
 
 /* 3.11, 3.12: each entry frame has a _PyCFrame, and the one before that holds the frame below.  A call in the making
