@@ -364,15 +364,42 @@ static enum fp_answer produce(struct fp_tb *tb, items_maker *make, PyObject *obj
     return answer;
 }
 
+/* A function that makes something of the items of an object; bound: its arguments are of a common form. */
+static PyObject *make_of(const struct call *call, bool bound, items_maker *make, PyObject *object, PyObject *limit,
+                         enum product product)
+{
+    struct fp_tb *tb = fp_function_state(call->self);
+    PyObject *result = NULL;
+    enum fp_answer answer = FP_DECLINE;
+    if (bound && fp_guard_intact(tb))
+        answer = produce(tb, make, object, limit, product, &result);
+    return answer == FP_DECLINE ? call_standard(call) : result;
+}
+
+/* A function that prints them. */
+static PyObject *print_of(const struct call *call, bool bound, items_maker *make, PyObject *object, PyObject *limit,
+                          PyObject *to)
+{
+    struct fp_tb *tb = fp_function_state(call->self);
+    PyObject *texts = NULL, *file = NULL, *result = NULL;
+    enum fp_answer answer = FP_DECLINE;
+    if (bound && fp_guard_intact(tb) && is_print_intact(tb) && (file = output_file(tb, to)) != NULL)
+        answer = declined_if_failed(produce(tb, make, object, limit, TEXTS, &texts));
+    if (answer == FP_DECLINE)
+        result = call_standard(call);
+    else if (answer == FP_DONE)
+        result = print_texts(tb, file, texts);
+    Py_XDECREF(file);
+    return result;
+}
+
 static PyObject *of_traceback(const struct call *call, enum product product)
 {
     struct fp_tb *tb = fp_function_state(call->self);
     struct signature signature = {.count = 2, .required = 1, .names = {tb->s.tb, tb->s.limit}};
-    PyObject *values[MOST_ARGUMENTS], *result = NULL;
-    enum fp_answer answer = FP_DECLINE;
-    if (bind(tb, &signature, call, values) && fp_guard_intact(tb))
-        answer = produce(tb, fp_items_of_traceback, values[0], values[1], product, &result);
-    return answer == FP_DECLINE ? call_standard(call) : result;
+    PyObject *values[MOST_ARGUMENTS] = {NULL};
+    bool bound = bind(tb, &signature, call, values);
+    return make_of(call, bound, fp_items_of_traceback, values[0], values[1], product);
 }
 
 static PyObject *format_tb(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
@@ -390,17 +417,9 @@ static PyObject *print_tb(PyObject *self, PyObject *const *args, size_t nargsf, 
     struct fp_tb *tb = fp_function_state(self);
     struct signature signature = {.count = 3, .required = 1, .names = {tb->s.tb, tb->s.limit, tb->s.file}};
     const struct call *call = CALL(self, args, nargsf, kwnames);
-    PyObject *values[MOST_ARGUMENTS], *texts = NULL, *file = NULL, *result = NULL;
-    enum fp_answer answer = FP_DECLINE;
-    if (bind(tb, &signature, call, values) && fp_guard_intact(tb) && is_print_intact(tb) &&
-        (file = output_file(tb, values[2])) != NULL)
-        answer = declined_if_failed(produce(tb, fp_items_of_traceback, values[0], values[1], TEXTS, &texts));
-    if (answer == FP_DECLINE)
-        result = call_standard(call);
-    else if (answer == FP_DONE)
-        result = print_texts(tb, file, texts);
-    Py_XDECREF(file);
-    return result;
+    PyObject *values[MOST_ARGUMENTS] = {NULL};
+    bool bound = bind(tb, &signature, call, values);
+    return print_of(call, bound, fp_items_of_traceback, values[0], values[1], values[2]);
 }
 
 /* The interpreter's function would take itself for the caller: the caller's frame is given to it. */
@@ -474,11 +493,9 @@ static PyObject *format_list(PyObject *self, PyObject *const *args, size_t nargs
     struct fp_tb *tb = fp_function_state(self);
     struct signature signature = {.count = 1, .required = 1, .names = {tb->s.extracted_list}};
     const struct call *call = CALL(self, args, nargsf, kwnames);
-    PyObject *values[MOST_ARGUMENTS], *result = NULL;
-    enum fp_answer answer = FP_DECLINE;
-    if (bind(tb, &signature, call, values) && fp_guard_intact(tb))
-        answer = produce(tb, fp_items_of_summaries, values[0], NULL, TEXTS, &result);
-    return answer == FP_DECLINE ? call_standard(call) : result;
+    PyObject *values[MOST_ARGUMENTS] = {NULL};
+    bool bound = bind(tb, &signature, call, values);
+    return make_of(call, bound, fp_items_of_summaries, values[0], NULL, TEXTS);
 }
 
 static PyObject *print_list(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
@@ -486,17 +503,9 @@ static PyObject *print_list(PyObject *self, PyObject *const *args, size_t nargsf
     struct fp_tb *tb = fp_function_state(self);
     struct signature signature = {.count = 2, .required = 1, .names = {tb->s.extracted_list, tb->s.file}};
     const struct call *call = CALL(self, args, nargsf, kwnames);
-    PyObject *values[MOST_ARGUMENTS], *texts = NULL, *file = NULL, *result = NULL;
-    enum fp_answer answer = FP_DECLINE;
-    if (bind(tb, &signature, call, values) && fp_guard_intact(tb) && is_print_intact(tb) &&
-        (file = output_file(tb, values[1])) != NULL)
-        answer = declined_if_failed(produce(tb, fp_items_of_summaries, values[0], NULL, TEXTS, &texts));
-    if (answer == FP_DECLINE)
-        result = call_standard(call);
-    else if (answer == FP_DONE)
-        result = print_texts(tb, file, texts);
-    Py_XDECREF(file);
-    return result;
+    PyObject *values[MOST_ARGUMENTS] = {NULL};
+    bool bound = bind(tb, &signature, call, values);
+    return print_of(call, bound, fp_items_of_summaries, values[0], NULL, values[1]);
 }
 
 /* StackSummary.format() */
@@ -510,11 +519,9 @@ static PyObject *format_summaries(PyObject *self, PyObject *const *args, size_t 
                                   .colors_known = tb->has.colorize,
                                   .names = {tb->s.klass}};
     const struct call *call = CALL(self, args, nargsf, kwnames);
-    PyObject *values[MOST_ARGUMENTS], *result = NULL;
-    enum fp_answer answer = FP_DECLINE;
-    if (bind(tb, &signature, call, values) && (PyObject *)Py_TYPE(values[0]) == tb->StackSummary && fp_guard_intact(tb))
-        answer = produce(tb, fp_items_of_summaries, values[0], NULL, TEXTS, &result);
-    return answer == FP_DECLINE ? call_standard(call) : result;
+    PyObject *values[MOST_ARGUMENTS] = {NULL};
+    bool bound = bind(tb, &signature, call, values) && (PyObject *)Py_TYPE(values[0]) == tb->StackSummary;
+    return make_of(call, bound, fp_items_of_summaries, values[0], NULL, TEXTS);
 }
 
 /* StackSummary.extract(frame_gen), of a generator that can be read. */
