@@ -97,7 +97,7 @@ enum fp_answer fp_render_own(struct fp_call *call, const struct fp_item *item, P
         answer = render_plain(item, NULL, text);
     else if (own && columns && line != NULL && carets_allowed(tb))
         answer = fp_carets(call, item, line, rest, text);
-    else if (own && rest == NULL) {
+    else if (own && !columns && rest == NULL) {
         PyObject *stripped = fp_strip(line, true);
         if (stripped == NULL)
             return FP_ERROR;
