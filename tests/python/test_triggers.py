@@ -150,7 +150,7 @@ os.set_blocking(w, True)
 fh.dump_traceback_later(0.01, repeat=True, file=w)
 time.sleep(0.2)
 fh.cancel_dump_traceback_later()
-print("alive")
+print("alive", flush=True)
 os._exit(0)
 """
     assert run(code) == "alive\n"
@@ -220,12 +220,12 @@ def test_nothing_kills_the_watchdog(reader):
         "fh.dump_traceback(out); signal.signal(signal.SIGSEGV, signal.SIG_DFL)\n" if reader == "fallback" else ""
     )
     code = HOSTILE + take_away + "fh.dump_traceback_later(0.0001, repeat=True, file=out)\n" + take_away
-    text = run(code + "time.sleep(2)\nprint(fh._capabilities()['reader'])\nos._exit(0)")
+    text = run(code + "time.sleep(2)\nprint(fh._capabilities()['reader'], flush=True)\nos._exit(0)")
     assert text == ("guarded copy\n" if reader == "guard" else "process_vm_readv\n")
 
 
 def test_nothing_kills_a_dump_from_c_without_the_gil():
-    text = run(HOSTILE + "fh._watch(out, 2, 0, -1)\nprint('alive')\nos._exit(0)")
+    text = run(HOSTILE + "fh._watch(out, 2, 0, -1)\nprint('alive', flush=True)\nos._exit(0)")
     assert text == "alive\n"
 
 
