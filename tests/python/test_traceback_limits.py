@@ -85,11 +85,13 @@ def test_references_stay():
         use_everything(error)
     gc.collect()
     before = references(error)
-    for _ in range(20):
+    rounds = 400
+    for _ in range(rounds):
         use_everything(error)
     gc.collect()
     changes = [after - first for first, after in zip(before, references(error))]
-    assert all(abs(change) < 10 for change in changes), changes
+    # None's count is 3.11.2's too: the standard traceback alone loses it up to 80 references there, and then no more
+    assert all(abs(change) < rounds / 2 for change in changes), changes
 
 
 def test_memory_stays():
