@@ -89,6 +89,19 @@ static inline PyObject *fp_frame_globals(PyFrameObject *frame)
 #endif
 }
 
+/* The value of a local variable of the frame, a new reference; NULL with an exception. */
+static inline PyObject *fp_frame_variable(PyObject *frame, PyObject *name)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyFrame_GetVar((PyFrameObject *)frame, name);
+#else
+    PyObject *locals = PyObject_GetAttrString(frame, "f_locals");
+    PyObject *value = locals != NULL ? PyObject_GetItem(locals, name) : NULL;
+    Py_XDECREF(locals);
+    return value;
+#endif
+}
+
 /* The exception being handled: type is not given, because it is the value's; NULLs where there is none.  New
  * references. */
 static inline void fp_handled(PyObject **value, PyObject **tb)

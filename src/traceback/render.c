@@ -56,7 +56,7 @@ static enum fp_answer render_by_standard(struct fp_call *call, const struct fp_i
                                          PyObject *rest, PyObject **text)
 {
     struct fp_tb *tb = call->tb;
-    PyObject *lines = item->exact ? fp_summary_lines(tb, item, line, rest) : Py_NewRef(Py_None);
+    PyObject *lines = item->exact ? fp_summary_lines(tb, line, rest) : Py_NewRef(Py_None);
     PyObject *summary = lines != NULL ? fp_summary_new(tb, item, lines) : NULL;
     Py_XDECREF(lines);
     if (summary == NULL)

@@ -34,53 +34,51 @@ int fp_summary_init(struct fp_tb *tb)
     return 0;
 }
 
-static void put(PyObject *summary, Py_ssize_t offset, PyObject *value)
+/* Of a new object, whose members are empty.  Steals the value; false: there is none. */
+static bool give(PyObject *summary, Py_ssize_t offset, PyObject *value)
 {
-    if (offset < 0)
-        return;
-    PyObject **slot = (PyObject **)(void *)((char *)summary + offset);
-    PyObject *old = *slot;
-    *slot = Py_NewRef(value);
-    Py_XDECREF(old);
+    if (offset >= 0)
+        *(PyObject **)(void *)((char *)summary + offset) = value;
+    else
+        Py_XDECREF(value);
+    return value != NULL;
 }
 
-static int put_number(PyObject *summary, Py_ssize_t offset, int number)
+static PyObject *number_or_none(int number)
 {
-    PyObject *value = number >= 0 ? PyLong_FromLong(number) : Py_NewRef(Py_None);
-    if (value == NULL)
-        return -1;
-    put(summary, offset, value);
-    Py_DECREF(value);
-    return 0;
+    return number >= 0 ? PyLong_FromLong(number) : Py_NewRef(Py_None);
 }
 
-/* What FrameSummary keeps of the source lines: all of them joined, or the first one as it is. */
-PyObject *fp_summary_lines(struct fp_tb *tb, const struct fp_item *item, PyObject *line, PyObject *rest)
+/* line.rstrip() + "\n", which most lines of a file are already */
+static PyObject *stripped_line(PyObject *line)
 {
-    (void)item;
-    PyObject *empty = PyUnicode_FromStringAndSize(NULL, 0), *result = NULL;
-    if (empty == NULL)
-        return NULL;
-    if (line == NULL)
-        line = empty;
-    if (tb->slots._lines < 0)
-        result = tb->has.strip_line ? fp_strip(line, true) : Py_NewRef(line);
-    else {
-        PyObject *parts = PyList_New(0), *newline = PyUnicode_FromString("\n");
-        Py_ssize_t count = 1 + (rest != NULL ? PyTuple_GET_SIZE(rest) : 0);
-        for (Py_ssize_t i = 0; parts != NULL && i <= count; i++) {
-            PyObject *part =
-                i == count ? Py_NewRef(empty) : fp_strip(i == 0 ? line : PyTuple_GET_ITEM(rest, i - 1), false);
-            if (part == NULL || PyList_Append(parts, part) < 0)
-                Py_CLEAR(parts);
-            Py_XDECREF(part);
-        }
-        if (parts != NULL && newline != NULL)
-            result = PyUnicode_Join(newline, parts);
-        Py_XDECREF(parts);
-        Py_XDECREF(newline);
-    }
-    Py_DECREF(empty);
+    Py_ssize_t length = PyUnicode_GET_LENGTH(line);
+    if (length > 0 && PyUnicode_READ_CHAR(line, length - 1) == '\n' &&
+        (length == 1 || !Py_UNICODE_ISSPACE(PyUnicode_READ_CHAR(line, length - 2))))
+        return Py_NewRef(line);
+    PyObject *stripped = fp_strip(line, false);
+    PyObject *result = stripped != NULL ? PyUnicode_FromFormat("%U\n", stripped) : NULL;
+    Py_XDECREF(stripped);
+    return result;
+}
+
+static PyObject *joined_lines(PyObject *line, PyObject *rest)
+{
+    PyObject *result = stripped_line(line);
+    for (Py_ssize_t i = 0; rest != NULL && result != NULL && i < PyTuple_GET_SIZE(rest); i++)
+        PyUnicode_AppendAndDel(&result, stripped_line(PyTuple_GET_ITEM(rest, i)));
+    return result;
+}
+
+/* What FrameSummary keeps of the source lines: all of them joined, or the first one as it is.  line NULL: "". */
+PyObject *fp_summary_lines(struct fp_tb *tb, PyObject *line, PyObject *rest)
+{
+    PyObject *first = line != NULL ? Py_NewRef(line) : PyUnicode_FromStringAndSize(NULL, 0), *result = NULL;
+    if (first != NULL && tb->slots._lines >= 0)
+        result = joined_lines(first, rest);
+    else if (first != NULL)
+        result = tb->has.strip_line ? fp_strip(first, true) : Py_NewRef(first);
+    Py_XDECREF(first);
     return result;
 }
 
@@ -95,17 +93,20 @@ PyObject *fp_summary_new(struct fp_tb *tb, const struct fp_item *item, PyObject 
         return NULL;
     bool columns = item->kind == FP_CARETS;
     int end_lineno = columns || slots->_lines >= 0 ? item->end_lineno : -1;
-    put(summary, slots->filename, item->filename);
-    put(summary, slots->name, item->name);
-    put(summary, slots->locals, Py_None);
-    put(summary, slots->_line, lines);
-    put(summary, slots->_lines, lines);
-    put(summary, slots->_lines_dedented, Py_None);
-    put(summary, slots->_code, (PyObject *)item->code);
-    if (put_number(summary, slots->lineno, item->lineno) < 0 ||
-        put_number(summary, slots->end_lineno, end_lineno) < 0 ||
-        put_number(summary, slots->colno, columns ? item->column : -1) < 0 ||
-        put_number(summary, slots->end_colno, columns ? item->end_column : -1) < 0)
+    PyObject *first = number_or_none(item->lineno);
+    PyObject *last = end_lineno == item->lineno ? Py_XNewRef(first) : number_or_none(end_lineno);
+    give(summary, slots->filename, Py_NewRef(item->filename));
+    give(summary, slots->name, Py_NewRef(item->name));
+    give(summary, slots->locals, Py_NewRef(Py_None));
+    give(summary, slots->_line, Py_NewRef(lines));
+    give(summary, slots->_lines, Py_NewRef(lines));
+    give(summary, slots->_lines_dedented, Py_NewRef(Py_None));
+    give(summary, slots->_code, Py_XNewRef((PyObject *)item->code));
+    bool good = give(summary, slots->lineno, first);
+    good &= give(summary, slots->end_lineno, last);
+    good &= give(summary, slots->colno, number_or_none(columns ? item->column : -1));
+    good &= give(summary, slots->end_colno, number_or_none(columns ? item->end_column : -1));
+    if (!good)
         Py_CLEAR(summary);
     return summary;
 }
@@ -117,39 +118,48 @@ static enum fp_answer lines_of(struct fp_call *call, struct fp_item *item, PyObj
     enum fp_answer answer = fp_fetch_lines(call, item, &line, &rest);
     if (answer != FP_DONE)
         return answer;
-    *lines = fp_summary_lines(call->tb, item, line, rest);
+    *lines = fp_summary_lines(call->tb, line, rest);
     Py_XDECREF(line);
     Py_XDECREF(rest);
     return *lines != NULL ? FP_DONE : FP_ERROR;
+}
+
+static enum fp_answer make_summary(struct fp_call *call, struct fp_item *item, bool lazy, PyObject **summary)
+{
+    PyObject *lines = NULL;
+    item->exact = lazy || !fp_may_have_code_lines(call, item);
+    enum fp_answer answer = item->exact ? fp_locate(item) : FP_DECLINE;
+    if (answer == FP_DONE && lazy)
+        lines = Py_NewRef(Py_None);
+    else if (answer == FP_DONE)
+        answer = lines_of(call, item, &lines);
+    if (answer == FP_DONE && (*summary = fp_summary_new(call->tb, item, lines)) == NULL)
+        answer = FP_ERROR;
+    Py_XDECREF(lines);
+    return answer;
 }
 
 /* StackSummary.extract(): a new stack with a summary for each item; lazy: lines are looked up when they are asked for.
  * Declines where a line has other sources than the file. */
 enum fp_answer fp_summaries(struct fp_call *call, struct fp_items *items, bool lazy, PyObject **stack)
 {
-    struct fp_tb *tb = call->tb;
-    *stack = PyObject_CallObject(tb->StackSummary, NULL);
-    enum fp_answer answer = *stack != NULL ? FP_DONE : FP_ERROR;
+    PyObject *list = PyList_New(items->count);
+    enum fp_answer answer = list != NULL ? FP_DONE : FP_ERROR;
+    *stack = NULL;
+    if (list != NULL)
+        PyObject_GC_UnTrack(list); /* linecache may run anything, which must not meet the empty places */
     for (Py_ssize_t i = 0; i < items->count && answer == FP_DONE; i++) {
-        struct fp_item *item = &items->items[i];
-        PyObject *lines = NULL, *summary = NULL;
-        item->exact = lazy || !fp_may_have_code_lines(call, item);
-        if (!item->exact || (answer = fp_locate(item)) != FP_DONE) {
-            answer = item->exact ? answer : FP_DECLINE;
-            break;
-        }
-        if (lazy)
-            lines = Py_NewRef(Py_None);
-        else if ((answer = lines_of(call, item, &lines)) != FP_DONE)
-            break;
-        summary = fp_summary_new(tb, item, lines);
-        Py_DECREF(lines);
-        if (summary == NULL || PyList_Append(*stack, summary) < 0)
-            answer = FP_ERROR;
-        Py_XDECREF(summary);
+        PyObject *summary = NULL;
+        answer = make_summary(call, &items->items[i], lazy, &summary);
+        if (answer == FP_DONE)
+            PyList_SET_ITEM(list, i, summary);
     }
-    if (answer != FP_DONE)
+    if (answer == FP_DONE && ((*stack = PyObject_CallObject(call->tb->StackSummary, NULL)) == NULL ||
+                              PyList_SetSlice(*stack, 0, 0, list) < 0)) {
         Py_CLEAR(*stack);
+        answer = FP_ERROR;
+    }
+    Py_XDECREF(list);
     return answer;
 }
 

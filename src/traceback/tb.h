@@ -40,7 +40,6 @@
     X(extract)                                                                                                         \
     X(f)                                                                                                               \
     X(f_lasti)                                                                                                         \
-    X(f_locals)                                                                                                        \
     X(file)                                                                                                            \
     X(filename)                                                                                                        \
     X(format)                                                                                                          \
@@ -275,7 +274,7 @@ enum fp_answer fp_items_of_summaries(struct fp_tb *tb, PyObject *list, PyObject 
 enum fp_answer fp_summary_text(struct fp_call *call, const struct fp_item *item, PyObject **text);
 int fp_summary_init(struct fp_tb *tb);
 PyObject *fp_summary_new(struct fp_tb *tb, const struct fp_item *item, PyObject *lines);
-PyObject *fp_summary_lines(struct fp_tb *tb, const struct fp_item *item, PyObject *line, PyObject *rest);
+PyObject *fp_summary_lines(struct fp_tb *tb, PyObject *line, PyObject *rest);
 enum fp_answer fp_summaries(struct fp_call *call, struct fp_items *items, bool lazy, PyObject **stack);
 
 /* walker.c */

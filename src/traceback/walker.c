@@ -28,9 +28,7 @@ static PyObject *argument_of(struct fp_tb *tb, PyObject *generator, PyObject *na
     PyObject *frame = PyObject_GetAttr(generator, tb->s.gi_frame), *value = NULL;
     PyObject *running = PyObject_GetAttr(generator, tb->s.gi_running);
     if (running == Py_False && frame != NULL && frame != Py_None && !has_begun(tb, generator, frame)) {
-        PyObject *locals = PyObject_GetAttr(frame, tb->s.f_locals);
-        value = locals != NULL ? PyObject_GetItem(locals, name) : NULL;
-        Py_XDECREF(locals);
+        value = fp_frame_variable(frame, name);
     }
     Py_XDECREF(frame);
     Py_XDECREF(running);

@@ -472,6 +472,23 @@ def test_lines_of_a_megabyte():
     """)
 
 
+def test_lines_that_summaries_keep():
+    in_child("""
+        code = compile("(\\n1 /\\n0\\n)", "kept.py", "exec")
+        error = catch(exec, code)
+        def kept(module):
+            summary = module.extract_tb(error.__traceback__.tb_next)[-1]
+            own = [getattr(summary, name, None) for name in ("_line", "_lines", "line", "end_lineno")]
+            return own, module.format_list([summary])
+        endings = ("\\n", "", " \\n", "\\t", "\\r\\n", "\\x0c\\n", "\\u3000\\n", "\\x1c\\n", "\\n\\n", "\\x85")
+        for ending in endings:
+            for body in ("  1 /", "", "  ", "\\u4e2d"):
+                for lines in ([body + ending] * 4, ["(\\n", "1 /\\n", body + ending], ["(\\n", "1 /\\n"], ["(\\n"]):
+                    linecache.cache["kept.py"] = (9, None, lines, "kept.py")
+                    same(kept)
+    """)
+
+
 def test_without_columns():
     in_child("same(text, catch(divide, 1, 0)); same(text, catch(eval, '1 / 0'))", "-X", "no_debug_ranges")
 
