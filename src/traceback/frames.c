@@ -82,10 +82,16 @@ static bool has_plain_names(const struct fp_item *item)
     return PyUnicode_CheckExact(item->filename) && PyUnicode_CheckExact(item->name);
 }
 
-/* The line of an entry that carries no columns. */
-static int line_of(PyTracebackObject *entry, PyCodeObject *code)
+/* The line of an entry that carries no columns; -1: it has none, or a strange one. */
+static int line_of(struct fp_tb *tb, PyTracebackObject *entry)
 {
-    return entry->tb_lineno != -1 ? entry->tb_lineno : PyCode_Addr2Line(code, entry->tb_lasti);
+    if (entry->tb_lineno != -1)
+        return entry->tb_lineno;
+    PyObject *lineno = PyObject_GetAttr((PyObject *)entry, tb->s.tb_lineno); /* which may find it out now */
+    long found = lineno != NULL && PyLong_Check(lineno) ? PyLong_AsLong(lineno) : -1;
+    Py_XDECREF(lineno);
+    PyErr_Clear();
+    return (int)found;
 }
 
 static void take_code(struct fp_item *item)
@@ -95,13 +101,37 @@ static void take_code(struct fp_item *item)
     item->name = item->code->co_name;
 }
 
-static void fill(struct fp_item *item, PyTracebackObject *entry, bool columns)
+static void fill(struct fp_tb *tb, struct fp_item *item, PyTracebackObject *entry, bool columns)
 {
     memset(item, 0, sizeof *item);
     item->frame = (PyFrameObject *)Py_NewRef((PyObject *)entry->tb_frame);
     take_code(item);
     item->kind = columns && entry->tb_lasti >= 0 ? FP_CARETS : FP_PLAIN;
-    item->at = item->kind == FP_CARETS ? entry->tb_lasti : line_of(entry, item->code);
+    item->at = item->kind == FP_CARETS ? entry->tb_lasti : line_of(tb, entry);
+}
+
+/* Drops all but the frames that the walk meets last. */
+static void keep_last(struct fp_items *items, Py_ssize_t count)
+{
+    Py_ssize_t dropped = items->count - count;
+    if (dropped <= 0)
+        return;
+    for (Py_ssize_t i = 0; i < dropped; i++) {
+        Py_DECREF(items->items[i].code);
+        Py_DECREF(items->items[i].frame);
+    }
+    memmove(items->items, items->items + dropped, (size_t)count * sizeof *items->items);
+    items->count = count;
+}
+
+/* What a limit leaves out is looked at nevertheless: a position that can't be had is an error there. */
+static enum fp_answer look_at_dropped(struct fp_items *items, Py_ssize_t count)
+{
+    enum fp_answer answer = FP_DONE;
+    for (Py_ssize_t i = 0; i < items->count - count && answer == FP_DONE; i++)
+        if (items->items[i].kind == FP_CARETS)
+            answer = fp_locate(&items->items[i]);
+    return answer;
 }
 
 static enum fp_answer take_traceback(struct fp_tb *tb, PyObject *traceback, PyObject *limit, bool columns,
@@ -114,11 +144,9 @@ static enum fp_answer take_traceback(struct fp_tb *tb, PyObject *traceback, PyOb
         return answer;
     if (!PyTraceBack_Check(traceback))
         return FP_DECLINE;
-    Py_ssize_t total = length_of(traceback), skip = 0, count = total;
-    if (extent.count >= 0 && extent.count < total) {
+    Py_ssize_t count = length_of(traceback);
+    if (extent.count >= 0 && extent.count < count && !extent.last)
         count = extent.count;
-        skip = extent.last ? total - count : 0;
-    }
     items->items = PyMem_Calloc((size_t)count + 1, sizeof *items->items);
     if (items->items == NULL) {
         PyErr_NoMemory();
@@ -126,16 +154,17 @@ static enum fp_answer take_traceback(struct fp_tb *tb, PyObject *traceback, PyOb
     }
     PyObject *at = Py_NewRef(traceback);
     while (at != NULL && items->count < count) {
-        if (skip > 0)
-            skip--;
-        else
-            fill(&items->items[items->count++], (PyTracebackObject *)at, columns);
+        fill(tb, &items->items[items->count++], (PyTracebackObject *)at, columns);
         PyObject *next = next_of(at);
         Py_DECREF(at);
         at = next;
     }
     Py_XDECREF(at);
-    return FP_DONE;
+    if (extent.last) {
+        answer = look_at_dropped(items, extent.count);
+        keep_last(items, extent.count);
+    }
+    return answer;
 }
 
 enum fp_answer fp_items_of_traceback(struct fp_tb *tb, PyObject *traceback, PyObject *limit, struct fp_items *items)
@@ -167,20 +196,6 @@ static int append_frame(struct fp_items *items, Py_ssize_t *room, PyFrameObject 
     take_code(item);
     item->at = PyFrame_GetLineNumber(frame);
     return 0;
-}
-
-/* Drops all but the outermost frames, which the walk meets last. */
-static void keep_last(struct fp_items *items, Py_ssize_t count)
-{
-    Py_ssize_t dropped = items->count - count;
-    if (dropped <= 0)
-        return;
-    for (Py_ssize_t i = 0; i < dropped; i++) {
-        Py_DECREF(items->items[i].code);
-        Py_DECREF(items->items[i].frame);
-    }
-    memmove(items->items, items->items + dropped, (size_t)count * sizeof *items->items);
-    items->count = count;
 }
 
 static void reverse(struct fp_items *items)

@@ -67,6 +67,7 @@
     X(stat)                                                                                                            \
     X(stderr)                                                                                                          \
     X(tb)                                                                                                              \
+    X(tb_lineno)                                                                                                       \
     X(text)                                                                                                            \
     X(tracebacklimit)                                                                                                  \
     X(value)                                                                                                           \
