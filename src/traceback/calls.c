@@ -189,13 +189,13 @@ static enum fp_answer exception_texts(struct fp_tb *tb, PyObject *const *values,
                                       PyObject **texts)
 {
     PyObject *value, *traceback;
-    int chained = chain != NULL ? PyObject_IsTrue(chain) : 1;
-    if (chained < 0)
-        return FP_ERROR;
+    /* what else counts as true or false is asked when there is something to chain */
+    if (chain != NULL && !PyBool_Check(chain))
+        return FP_DECLINE;
     enum fp_answer answer = read_exception(tb, values, &value, &traceback);
     if (answer != FP_DONE)
         return answer;
-    answer = fp_format_exception(tb, value, traceback, limit, chained ? FP_CHAIN : FP_ALONE, texts);
+    answer = fp_format_exception(tb, value, traceback, limit, chain == Py_False ? FP_ALONE : FP_CHAIN, texts);
     Py_DECREF(value);
     Py_DECREF(traceback);
     return answer;

@@ -89,6 +89,16 @@ static inline PyObject *fp_frame_globals(PyFrameObject *frame)
 #endif
 }
 
+/* A number that a type has for as long as neither it nor a base changes, and no other type ever; 0: none. */
+static inline unsigned fp_type_version(PyTypeObject *type)
+{
+#if PY_VERSION_HEX < 0x030C0000
+    if (!PyType_HasFeature(type, Py_TPFLAGS_VALID_VERSION_TAG))
+        return 0;
+#endif
+    return __atomic_load_n(&type->tp_version_tag, __ATOMIC_RELAXED);
+}
+
 /* The value of a local variable of the frame, a new reference; NULL with an exception. */
 static inline PyObject *fp_frame_variable(PyObject *frame, PyObject *name)
 {

@@ -151,7 +151,9 @@ static PyObject *string_of(struct fp_tree *tree, PyObject *exc)
             text = PyUnicode_FromString("<exception str() failed>");
         else {
             PyObject *name = PyObject_GetAttr((PyObject *)Py_TYPE(exc), tree->call->tb->s.__name__);
-            text = name != NULL ? PyUnicode_FromFormat("<unprintable %S object>", name) : NULL;
+            PyObject *format = PyUnicode_FromString("<unprintable %s object>");
+            text = name != NULL && format != NULL ? PyUnicode_Format(format, name) : NULL;
+            Py_XDECREF(format);
             Py_XDECREF(name);
         }
     }

@@ -250,3 +250,35 @@ bool fp_guard_ast(struct fp_tb *tb)
     }
     return has_same_parser(tb) && tb->guard.ast_parse != NULL;
 }
+
+static bool is_own(PyObject *type, PyObject *base, PyObject *name)
+{
+    PyObject *found = PyObject_GetAttr(type, name), *own = found != NULL ? PyObject_GetAttr(base, name) : NULL;
+    bool same_one = own != NULL && found == own;
+    Py_XDECREF(found);
+    Py_XDECREF(own);
+    PyErr_Clear();
+    return same_one;
+}
+
+/* Whether exceptions of the type say by BaseException's own means what they hang together with. */
+bool fp_guard_type(struct fp_tb *tb, PyTypeObject *type)
+{
+    PyObject *names[] = {tb->s.__cause__, tb->s.__context__, tb->s.__suppress_context__, tb->s.__traceback__,
+                         tb->s.__getattribute__};
+    unsigned version = fp_type_version(type);
+    unsigned *known = &tb->guard.plain_types[version % FP_PLAIN_TYPES];
+    if (version != 0 && __atomic_load_n(known, __ATOMIC_RELAXED) == version)
+        return true;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!is_own((PyObject *)type, PyExc_BaseException, names[i]))
+            return false;
+#if PY_VERSION_HEX >= 0x030B0000
+    if (PyType_IsSubtype(type, (PyTypeObject *)PyExc_BaseExceptionGroup) &&
+        !is_own((PyObject *)type, PyExc_BaseExceptionGroup, tb->s.exceptions))
+        return false;
+#endif
+    if (version != 0 && version == fp_type_version(type))
+        __atomic_store_n(known, version, __ATOMIC_RELAXED);
+    return true;
+}

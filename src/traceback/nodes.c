@@ -75,11 +75,6 @@ static Py_ssize_t add_with_traceback(struct fp_tree *tree, PyObject *exc)
     PyObject *traceback = PyObject_GetAttr(exc, tree->call->tb->s.__traceback__);
     if (traceback == NULL)
         return -1;
-    if (!PyExceptionInstance_Check(exc)) {
-        Py_DECREF(traceback);
-        PyErr_Format(PyExc_TypeError, "faultproof: %R is not an exception", exc);
-        return -1;
-    }
     Py_ssize_t at = add(tree, exc, traceback);
     Py_DECREF(traceback);
     return at;
@@ -91,8 +86,8 @@ static int is_considered(struct fp_tree *tree, PyObject *exc)
     return tree->call->tb->has.truth ? PyObject_IsTrue(exc) : 1;
 }
 
-/* Adds exc.<name> unless it is None or has been seen.  *place: -1 for neither. */
-static int add_neighbour(struct fp_tree *tree, PyObject *exc, PyObject *name, Py_ssize_t *place_of)
+/* Adds exc.<name> unless it is None or has been seen, or isn't wanted.  *place: -1 for none. */
+static int add_neighbour(struct fp_tree *tree, PyObject *exc, PyObject *name, bool wanted, Py_ssize_t *place_of)
 {
     *place_of = -1;
     int considered = is_considered(tree, exc);
@@ -102,7 +97,7 @@ static int add_neighbour(struct fp_tree *tree, PyObject *exc, PyObject *name, Py
     if (other == NULL)
         return -1;
     int result = 0;
-    if (other != Py_None && !seen_has(tree, other)) {
+    if (wanted && other != Py_None && !seen_has(tree, other)) {
         *place_of = add_with_traceback(tree, other);
         result = *place_of < 0 ? -1 : 0;
     }
@@ -138,6 +133,74 @@ static int add_members(struct fp_tree *tree, Py_ssize_t at, PyObject *exc)
 #endif
 }
 
+/* Takes other, if it isn't NULL and hasn't been met. */
+static int meet(struct fp_tree *met, PyObject *todo, PyObject *other)
+{
+    int result = 0;
+    if (other != NULL && !seen_has(met, other))
+        result = seen_add(met, other) < 0 || PyList_Append(todo, other) < 0 ? -1 : 0;
+    Py_XDECREF(other);
+    return result;
+}
+
+/* A new reference to the context that is captured. */
+static PyObject *context_of(struct fp_tb *tb, PyObject *exc)
+{
+    bool hidden = tb->has.compact && ((PyBaseExceptionObject *)exc)->suppress_context;
+    return hidden ? NULL : PyException_GetContext(exc);
+}
+
+static int meet_neighbours(struct fp_tb *tb, struct fp_tree *met, PyObject *todo, PyObject *exc)
+{
+    if (meet(met, todo, PyException_GetCause(exc)) < 0 || meet(met, todo, context_of(tb, exc)) < 0)
+        return -1;
+#if PY_VERSION_HEX >= 0x030B0000
+    if (PyObject_TypeCheck(exc, (PyTypeObject *)PyExc_BaseExceptionGroup)) {
+        PyObject *members = ((PyBaseExceptionGroupObject *)exc)->excs;
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(members); i++)
+            if (meet(met, todo, Py_NewRef(PyTuple_GET_ITEM(members, i))) < 0)
+                return -1;
+    }
+#endif
+    return 0;
+}
+
+/* Whether there is only one exception, as usually. */
+static bool is_alone(struct fp_tb *tb, PyObject *exc)
+{
+    PyObject *cause = PyException_GetCause(exc), *context = context_of(tb, exc);
+    bool alone = cause == NULL && context == NULL;
+#if PY_VERSION_HEX >= 0x030B0000
+    alone = alone && !PyObject_TypeCheck(exc, (PyTypeObject *)PyExc_BaseExceptionGroup);
+#endif
+    Py_XDECREF(cause);
+    Py_XDECREF(context);
+    return alone;
+}
+
+/* Declines a tree with exceptions whose class has causes, contexts or tracebacks of its own making; asked before any
+ * code of others has run. */
+static enum fp_answer is_plain(struct fp_tb *tb, PyObject *exc)
+{
+    if (!fp_guard_type(tb, Py_TYPE(exc)))
+        return FP_DECLINE;
+    if (is_alone(tb, exc))
+        return FP_DONE;
+    struct fp_tree met = {.call = NULL};
+    PyObject *todo = PyList_New(0);
+    enum fp_answer answer = todo != NULL && meet(&met, todo, Py_NewRef(exc)) == 0 ? FP_DONE : FP_ERROR;
+    for (Py_ssize_t i = 0; answer == FP_DONE && i < PyList_GET_SIZE(todo); i++) {
+        PyObject *one = PyList_GET_ITEM(todo, i);
+        if (!fp_guard_type(tb, Py_TYPE(one)))
+            answer = FP_DECLINE;
+        else if (meet_neighbours(tb, &met, todo, one) < 0)
+            answer = FP_ERROR;
+    }
+    PyMem_Free(met.seen);
+    Py_XDECREF(todo);
+    return answer;
+}
+
 static int push(struct fp_tree *tree, Py_ssize_t at)
 {
     if (tree->todo_count == tree->todo_room) {
@@ -160,7 +223,7 @@ static int expand(struct fp_tree *tree, Py_ssize_t at)
     struct fp_tb *tb = tree->call->tb;
     PyObject *exc = tree->nodes[at].exc;
     Py_ssize_t cause, context = -1;
-    if (add_neighbour(tree, exc, tb->s.__cause__, &cause) < 0)
+    if (add_neighbour(tree, exc, tb->s.__cause__, true, &cause) < 0)
         return -1;
     bool wanted = false;
     if (cause < 0) {
@@ -171,7 +234,7 @@ static int expand(struct fp_tree *tree, Py_ssize_t at)
             return -1;
         wanted = truth == 0;
     }
-    if (wanted && add_neighbour(tree, exc, tb->s.__context__, &context) < 0)
+    if (add_neighbour(tree, exc, tb->s.__context__, wanted, &context) < 0)
         return -1;
     if (add_members(tree, at, exc) < 0)
         return -1;
@@ -271,6 +334,8 @@ enum fp_answer fp_format_exception(struct fp_tb *tb, PyObject *value, PyObject *
                                    enum fp_scope scope, PyObject **list)
 {
     enum fp_answer answer = is_walkable(tb, value, traceback, limit);
+    if (answer == FP_DONE)
+        answer = is_plain(tb, value);
     if (answer != FP_DONE)
         return answer;
     struct fp_call call;

@@ -32,7 +32,7 @@ static bool read_number(PyObject *exc, PyObject *name, int *value)
     PyObject *number = PyObject_GetAttr(exc, name);
     bool exact = number != NULL && PyLong_CheckExact(number);
     long found = exact ? PyLong_AsLong(number) : 0;
-    bool good = number == Py_None || (exact && found > -NUMBER_MAX && found < NUMBER_MAX);
+    bool good = number == Py_None || (exact && found > -NUMBER_MAX && found < NUMBER_MAX && !PyErr_Occurred());
     *value = exact ? (int)found : NONE;
     Py_XDECREF(number);
     return good;

@@ -10,6 +10,7 @@
     X(__bool__)                                                                                                        \
     X(__cause__)                                                                                                       \
     X(__context__)                                                                                                     \
+    X(__getattribute__)                                                                                                \
     X(__module__)                                                                                                      \
     X(__name__)                                                                                                        \
     X(__notes__)                                                                                                       \
@@ -118,7 +119,7 @@ struct fp_watched {
     uint64_t version; /* of the dictionary when it was last compared; unused with watchers */
 };
 
-enum { FP_WATCHED = 6 };
+enum { FP_WATCHED = 6, FP_PLAIN_TYPES = 64 };
 
 struct fp_guard {
     struct fp_watched watched[FP_WATCHED];
@@ -127,6 +128,7 @@ struct fp_guard {
     int intact;
     int watcher;
     PyObject *os_dict, *stat, *builtins_dict, *print, *ast_parse;
+    unsigned plain_types[FP_PLAIN_TYPES]; /* versions of types that replace nothing of BaseException's */
 };
 
 /* What is known of a file from the last time linecache.checkcache() kept its entry: files.c. */
@@ -228,6 +230,7 @@ int fp_guard_init(struct fp_tb *tb);
 void fp_guard_clear(struct fp_tb *tb);
 bool fp_guard_intact(struct fp_tb *tb);
 bool fp_guard_ast(struct fp_tb *tb);
+bool fp_guard_type(struct fp_tb *tb, PyTypeObject *type);
 
 /* files.c */
 void fp_call_begin(struct fp_call *call, struct fp_tb *tb);

@@ -41,6 +41,10 @@ def test_damaged_tracebacks():
     assert " 0 differences" in finish(start("traceback_damaged.py", "1500", "1"))
 
 
+def test_odd_exceptions():
+    assert " 0 differences" in finish(start("traceback_exceptions.py", "1500", "1"))
+
+
 def test_positions_of_the_library():
     counts = ast.literal_eval(finish(start("traceback_positions.py", "97", "3")).split(" ", 1)[1])
     assert counts["positions"] > 1000 and counts["differences"] == 0
