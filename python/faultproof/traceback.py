@@ -108,6 +108,7 @@ def _features() -> dict[str, int]:
     return {
         "pristine": _is_pristine(),
         "carets": carets,
+        "display_width": hasattr(_standard, "_display_width"),
         "compact": takes(_standard.TracebackException.__init__, "compact"),
         "truth": _truth_matters(),
         "notes": _shows_notes(),

@@ -43,7 +43,8 @@ static int read_features(struct fp_tb *tb, PyObject *features)
                 {"implicit", &has->implicit},
                 {"strip_line", &has->strip_line},
                 {"typos", &has->typos},
-                {"code_lines", &has->code_lines}};
+                {"code_lines", &has->code_lines},
+                {"display_width", &has->display_width}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (read_feature(features, rows[i].name, rows[i].value) < 0)
             return -1;

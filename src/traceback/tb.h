@@ -96,6 +96,7 @@ struct fp_slots {
 struct fp_features {
     int pristine;           /* nothing had been replaced already; else the fast path is never taken */
     int carets;             /* 0: none; 1: under one line (3.11, 3.12); 2: also under several (3.13 and later) */
+    int display_width;      /* of carets: wide characters count, parentheses before an operator are skipped */
     int compact;            /* chains are built with a queue and without hidden contexts; else recursively (3.9) */
     int truth;              /* an exception that is false has no cause, context or members */
     int notes;              /* __notes__ are shown */

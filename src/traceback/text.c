@@ -124,7 +124,7 @@ int fp_width(struct fp_tb *tb, const Py_UCS4 *text, int length, int offset)
     bool ascii = true;
     for (int i = 0; i < length; i++)
         ascii &= text[i] < 128;
-    if (ascii)
+    if (ascii || !tb->has.display_width)
         return offset;
     PyObject *function, *line = PyUnicode_FromKindAndData(PyUnicode_4BYTE_KIND, text, length), *width = NULL;
     if (line == NULL || fp_dict_get(tb->std_dict, tb->s._display_width, &function) <= 0) {

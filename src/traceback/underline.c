@@ -8,9 +8,19 @@ struct place {
     int left, right; /* of the anchors, from the start; right 0: none */
 };
 
+/* From an operand's or a value's end to the operator or the bracket: parentheses may stand between them. */
+static void skip_closing(const Py_UCS4 *segment, int length, struct place *place)
+{
+    while (place->left < length && (Py_UNICODE_ISSPACE(segment[place->left]) || segment[place->left] == ')')) {
+        place->left++;
+        place->right++;
+    }
+    place->right = place->right < length ? place->right : length;
+}
+
 /* The operator with its neighbour, or the brackets, as 3.11 and 3.12 find them.  Declines what isn't certain: a blank
    at the start is an indentation to their parser. */
-static bool find_anchors(const struct fp_line *line, struct place *place)
+static bool find_anchors(const struct fp_tb *tb, const struct fp_line *line, struct place *place)
 {
     const Py_UCS4 *segment = line->text + place->start;
     int length = place->end - place->start;
@@ -24,18 +34,15 @@ static bool find_anchors(const struct fp_line *line, struct place *place)
             blanks++;
         place->left = expression.left_end + blanks;
         place->right = place->left + 1 + (blanks + 1 < between && !Py_UNICODE_ISSPACE(text[blanks + 1]));
-        while (place->left < length && (Py_UNICODE_ISSPACE(segment[place->left]) || segment[place->left] == ')')) {
-            place->left++;
-            place->right++;
-        }
-        place->right = place->right < length ? place->right : length;
+        if (tb->has.display_width)
+            skip_closing(segment, length, place);
     }
     else if (expression.shape == FP_SUBSCRIPT) {
-        place->left = expression.mark;
+        place->left = tb->has.display_width ? expression.mark : expression.left_end;
         place->right = expression.slice_end + 1;
-        while (place->right < length && segment[place->right] != ']')
+        while (tb->has.display_width && place->right < length && segment[place->right] != ']')
             place->right++;
-        if (place->right < length)
+        if (tb->has.display_width && place->right < length)
             place->right++;
     }
     return true;
@@ -52,7 +59,8 @@ static bool is_within(const struct fp_line *line, int byte_offset)
     return byte_offset <= bytes;
 }
 
-static bool place_expression(const struct fp_line *line, const struct fp_item *item, struct place *place)
+static bool place_expression(const struct fp_tb *tb, const struct fp_line *line, const struct fp_item *item,
+                             struct place *place)
 {
     *place = (struct place){0};
     if (!is_within(line, item->column) || (item->end_lineno == item->lineno && !is_within(line, item->end_column)))
@@ -63,7 +71,7 @@ static bool place_expression(const struct fp_line *line, const struct fp_item *i
         return place->start <= place->end;
     }
     place->end = fp_character_offset(line, item->end_column);
-    return place->start <= place->end && find_anchors(line, place);
+    return place->start <= place->end && find_anchors(tb, line, place);
 }
 
 static int put_carets(struct fp_tb *tb, struct fp_buffer *out, const struct fp_line *line, const struct place *place,
@@ -95,7 +103,7 @@ static enum fp_answer lay_out(struct fp_tb *tb, const struct fp_item *item, cons
         blanks++;
     /* blanks at the end are counted with those at the start there: such a line is left to the interpreter */
     Py_ssize_t whole = PyUnicode_GET_LENGTH(line->whole);
-    if (blanks == line->length || whole != line->length + 1 || !place_expression(line, item, &place))
+    if (blanks == line->length || whole != line->length + 1 || !place_expression(tb, line, item, &place))
         return FP_DECLINE;
     fp_put_header(out, item);
     fp_put_ascii(out, "    ");
