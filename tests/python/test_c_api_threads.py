@@ -131,8 +131,9 @@ def test_current_tstate_while_threads_come_and_go():
     wrong = []
 
     def run():
-        if probe.current_tstate("nogil") != probe.real_tstate():
-            wrong.append(1)
+        found, real = probe.current_tstate("nogil"), probe.real_tstate()
+        if found != real:
+            wrong.append((found, real))
 
     def start_many():
         for _ in range(500):

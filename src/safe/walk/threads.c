@@ -65,12 +65,12 @@ static bool linked(struct fp_walk *w, fp_addr tstate, fp_addr interp)
     return !fp_reader_faulted(w->reader) && back == tstate;
 }
 
-/* The thread state after this one.  At the end *whole becomes false unless this one still is in the list: the memory of
-   one that left leads anywhere. */
+/* The thread state after this one.  At the end *whole becomes false unless this one still is in the list, and still its
+   end: the memory of one that left leads anywhere, and may become the list's new head a moment later. */
 static fp_addr next_or_end(struct fp_walk *w, fp_addr tstate, fp_addr interp, bool *whole)
 {
     fp_addr next = fp_thread_next(w, tstate);
-    if (next == 0 && !linked(w, tstate, interp))
+    if (next == 0 && (!linked(w, tstate, interp) || fp_thread_next(w, tstate) != 0))
         *whole = false;
     return next;
 }
