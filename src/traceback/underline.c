@@ -40,10 +40,11 @@ static bool find_anchors(const struct fp_tb *tb, const struct fp_line *line, str
     else if (expression.shape == FP_SUBSCRIPT) {
         place->left = tb->has.display_width ? expression.mark : expression.left_end;
         place->right = expression.slice_end + 1;
-        while (tb->has.display_width && place->right < length && segment[place->right] != ']')
-            place->right++;
-        if (tb->has.display_width && place->right < length)
-            place->right++;
+        if (tb->has.display_width) {
+            while (place->right < length && segment[place->right] != ']')
+                place->right++;
+            place->right += place->right < length;
+        }
     }
     return true;
 }
