@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import os
 import sys
@@ -147,6 +148,16 @@ def test_current_tstate_while_threads_come_and_go():
     for t in threads:
         t.join()
     assert wrong == []
+
+
+def test_current_tstate_of_who_starts_threads():
+    """Up to 3.11 a thread that hasn't run yet has a state with the id of who started it."""
+    real = probe.real_tstate()
+    found = []
+    for _ in range(3000):
+        _thread.start_new_thread(int, ())
+        found.append(probe.current_tstate("nogil"))
+    assert set(found) == {real}
 
 
 def test_gil_holder():

@@ -164,7 +164,8 @@ static fp_addr search_thread(struct fp_walk *w, uint64_t thread_id, bool strict,
     int interps = 0, threads = 0;
 
     *whole = true;
-    for (fp_addr i = fp_interp_first(w); i != 0 && interps++ < FP_INTERPS_MAX; i = fp_interp_next(w, i))
+    for (fp_addr i = fp_interp_first(w); i != 0 && interps++ < FP_INTERPS_MAX; i = fp_interp_next(w, i)) {
+        fp_addr oldest = 0; /* up to 3.11 one that the thread has made for a thread not yet started has its id too */
         for (fp_addr t = fp_thread_first(w, i); t != 0 && threads++ < FP_THREADS_MAX; t = next_or_end(w, t, i, whole)) {
             bool in_list = linked(w, t, i);
             *whole = *whole && in_list;
@@ -175,8 +176,10 @@ static fp_addr search_thread(struct fp_walk *w, uint64_t thread_id, bool strict,
                 continue;
             if (attached(w, i, t))
                 return t;
-            found = found ? found : t;
+            oldest = t;
         }
+        found = found ? found : oldest;
+    }
     return found;
 }
 
@@ -184,7 +187,7 @@ fp_addr fp_thread_of(struct fp_walk *w, uint64_t thread_id)
 {
     fp_addr found = 0;
     bool whole = false;
-    for (int tries = LIST_TRIES; found == 0 && !whole && tries > 0; tries--)
+    for (int tries = LIST_TRIES; !whole && tries > 0; tries--)
         found = search_thread(w, thread_id, tries > 1, &whole);
     return found;
 }
