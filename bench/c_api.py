@@ -9,7 +9,7 @@ import faulthandler
 import importlib.util
 import json
 import pathlib
-import statistics
+import random
 import subprocess
 import sys
 import sysconfig
@@ -20,7 +20,7 @@ import time
 import faultproof
 
 HERE = pathlib.Path(__file__).resolve().parent
-DEPTH, ROUNDS = 50, 41
+DEPTH, STACKS, ROUNDS = 50, 9, 21
 
 
 def build():
@@ -39,23 +39,51 @@ def build():
     return module
 
 
-def frames_of(n: int):
-    """n functions, each of its own code object, so that nothing is shared between frames."""
-    source = "\n".join(f"def f{i}(do):\n    value = do\n    return f{i + 1}(value)" for i in range(n))
+def frames_of(n: int, seed: int = 0):
+    """n functions that call each other, as different as a program's: each of its own code object, name and size.
+
+    Functions of one size lie at one distance from each other, which may fill a few sets of the cache and leave others
+    empty: one stack more or less is then no rule for another.
+    """
+    draw = random.Random(seed)
+    source = [
+        f"def f{i}_{'x' * draw.randrange(20)}(do):\n"
+        + "".join(f"    v{j} = do\n" for j in range(draw.randrange(1, 12)))
+        + f"    return following[{i}](do)"
+        for i in range(n)
+    ]
     names: dict = {}
-    exec(compile(f"{source}\ndef f{n}(do):\n    return do()", "some/where/module.py", "exec"), names)
-    return names["f0"]
+    exec(compile("\n".join(source), "some/where/module.py", "exec"), names)
+    functions = [value for name, value in names.items() if name.startswith("f")]
+    names["following"] = [*functions[1:], lambda do: do()]
+    return functions[0]
 
 
-def ratio(a: str, b: str, one) -> dict:
-    """one(a) / one(b) over alternating rounds: by the best of each, and the median of the rounds.
+def ratio(a: str, b: str, one) -> tuple:
+    """one(a) / one(b) over alternating rounds, the best of each: (ratio, ns of a, ns of b).
 
     The best counts: a neighbour on the same core slows the one that computes more than the one that waits for memory.
     """
-    pairs = [(one(a), one(b)) for _ in range(ROUNDS)]
-    best = [min(column) for column in zip(*pairs)]
-    median = statistics.median(x / y for x, y in pairs)
-    return {"ratio": round(best[0] / best[1], 2), "median": round(median, 2), "ns": [round(x) for x in best]}
+    best = [min(column) for column in zip(*[(one(a), one(b)) for _ in range(ROUNDS)])]
+    return best[0] / best[1], *best
+
+
+def summary(measured: list) -> dict:
+    """The stack whose ratio is the median, and the ratios of all."""
+    measured.sort()
+    middle, a, b = measured[len(measured) // 2]
+    ends = [round(measured[end][0], 2) for end in (0, -1)]
+    return {"ratio": round(middle, 2), "from, to": ends, "ns": [round(a), round(b)]}
+
+
+PAIRS = {
+    "compact : plain walk": ("compact", "plain"),
+    "compact, own : plain walk": ("compact_own", "plain"),
+    "compact, no session : plain walk": ("compact_no_session", "plain"),
+    "public API : compact": ("public", "compact"),
+    "public API : compact, no session": ("public", "compact_no_session"),
+    "standard dump : FrameInfo": ("standard", "frame_info"),
+}
 
 
 def measure(bench) -> dict:
@@ -71,28 +99,24 @@ def measure(bench) -> dict:
         calls = {"plain": 2000, "public": 300, "frame_info": 100}.get(what, 1000)
         return bench.run(what, calls, DEPTH)[0]
 
+    measured: dict = {name: [] for name in PAIRS}
+
     def inside():
-        sys._getframe().f_back  # noqa: B018
         frame = sys._getframe()
         while frame is not None:  # frame objects made: warm
             frame = frame.f_back
-        for name, a, b in (
-            ("compact : plain walk", "compact", "plain"),
-            ("compact, own : plain walk", "compact_own", "plain"),
-            ("compact, no session : plain walk", "compact_no_session", "plain"),
-            ("public API : compact", "public", "compact"),
-            ("public API : compact, no session", "public", "compact_no_session"),
-            ("standard dump : FrameInfo", "standard", "frame_info"),
-        ):
-            out[name] = ratio(a, b, one)
+        for name, (a, b) in PAIRS.items():
+            measured[name].append(ratio(a, b, one))
 
-    frames_of(DEPTH)(inside)
-    return out
+    stacks = [frames_of(DEPTH, seed) for seed in range(STACKS)]  # all alive, so that none lies where another did
+    for outermost in stacks:
+        outermost(inside)
+    return {**out, **{name: summary(rows) for name, rows in measured.items()}}
 
 
 def with_threads(bench, n: int) -> dict:
     """The compact collector and FrameInfo with n other threads, against none: the ratio should be 1."""
-    stop = threading.Event()
+    stop, stack = threading.Event(), frames_of(DEPTH)
 
     def once() -> dict:
         got = {}
@@ -101,7 +125,7 @@ def with_threads(bench, n: int) -> dict:
             for what in ("compact", "compact_own", "frame_info"):
                 got[what] = min(bench.run(what, 200, DEPTH)[0] for _ in range(41))
 
-        frames_of(DEPTH)(inside)
+        stack(inside)
         return got
 
     alone = once()
