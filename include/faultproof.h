@@ -212,8 +212,8 @@ FAULTPROOF_API int faultproof_resolve(faultproof_cache *cache, const faultproof_
 /* ---- Threads ---- */
 
 /* The calling thread's thread state: of several (subinterpreters) the attached one; NULL if it has none.  Constant time
-   when it holds the GIL or has been here before; else it searches the list of threads.  Before 3.13 the thread state of
-   a subinterpreter is known only in the thread that made it. */
+   when it holds the GIL or has been here before (up to 3.11: and has a frame); else it searches the list of threads.
+   Before 3.13 the thread state of a subinterpreter is known only in the thread that made it. */
 FAULTPROOF_API struct _ts *faultproof_current_tstate(void);
 
 #define FAULTPROOF_THREAD_HOLDS_GIL 1 /* it holds its interpreter's GIL; not set in free-threaded builds */

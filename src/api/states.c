@@ -123,7 +123,7 @@ fp_addr fp_state_own(struct fp_walk *w)
         return found;
     /* With several interpreters one thread may have several states, and the hint might not be of the attached one. */
     fp_addr last = several ? 0 : atomic_load_explicit(hint, memory_order_relaxed);
-    if (last != 0 && is_own(w, last))
+    if (last != 0 && is_own(w, last) && fp_thread_started(w, last))
         return last;
     found = fp_thread_of(w, own_id());
     (void)fp_reader_faulted(w->reader);

@@ -1,12 +1,15 @@
 /* The whole dump over images of an interpreter's memory that are damaged: every n-th read fails, bytes and pointers are
- * changed.  Each walk must end, and read nothing but the image.  Normal context.
+ * changed.  Each walk must end, and read nothing but the image.  And lists of threads as each version makes them.
+ * Normal context.
  *
  * Usage: core_images [NUMBER of damaged images a layout, default 3000; under 100: also fewer failing reads] [SEED]
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/mman.h>
 
+#include "api/api.h"
 #include "check.h"
 #include "dump_all.h"
 
@@ -248,6 +251,87 @@ static void the_note_of_free_threading(void)
     close(fd);
 }
 
+/* A walk over the image, for questions about its threads. */
+static struct fp_walk *walk_image(void)
+{
+    static struct fp_walk walk;
+    static struct fp_reader reader;
+    reader = (struct fp_reader){.kind = FP_READER_TEST, .fds = {-1, -1}, .copy = copy, .context = &image};
+    fp_walk_init(&walk, &reader, &target, true);
+    return &walk;
+}
+
+/* Puts a thread state without frames at the list's head. */
+static fp_addr new_head(uint64_t id)
+{
+    const struct fp_layout *l = &target.layout;
+    struct fp_walk *w = walk_image();
+    fp_addr interp = fp_interp_first(w), next = fp_thread_first(w, interp), t = allocate(512);
+    put(t, l->tstate_interp, interp, 8);
+    put(t, l->tstate_thread_id, id, 8);
+    put(t, l->tstate_next, next, 8);
+    put(next, l->tstate_prev, t, 8);
+    put(interp, l->interp_threads_head, t, 8);
+    return t;
+}
+
+/* Up to 3.11 the states of threads that have not started have the id of who made them. */
+static void states_with_their_makers_id(void)
+{
+    fp_addr threads[THREADS + 3];
+    bool whole;
+    for (size_t i = 0; i < FP_COUNT(layouts); i++) {
+        build(layouts[i].version, layouts[i].free_threaded);
+        new_head(0x1001);
+        new_head(0x2000);
+        fp_addr newest = new_head(0x2000);
+        struct fp_walk *w = walk_image();
+        CHECK_EQUAL(fp_threads_list(w, fp_interp_first(w), threads, FP_COUNT(threads), &whole), THREADS + 3);
+        CHECK(whole);
+        bool maker = layouts[i].version < 0x030c0000;
+        CHECK_EQUAL(fp_thread_of(w, 0x1000), threads[3]);
+        CHECK_EQUAL(fp_thread_of(w, 0x1001), threads[maker ? 4 : 2]);
+        CHECK_EQUAL(fp_thread_of(w, 0x2000), maker ? threads[1] : newest);
+        CHECK_EQUAL(fp_thread_of(w, 0x3000), 0);
+        CHECK(fp_thread_started(w, threads[4]) && fp_thread_started(w, newest) == !maker);
+    }
+}
+
+/* Where a thread was found last is no longer believed once its memory is the state of one that it has just made. */
+static void a_remembered_state_is_anothers(void)
+{
+    uint64_t self = (uint64_t)pthread_self();
+    for (size_t i = 0; i < FP_COUNT(layouts); i++) {
+        build(layouts[i].version, layouts[i].free_threaded);
+        const struct fp_layout *l = &target.layout;
+        bool maker = layouts[i].version < 0x030c0000;
+        struct fp_walk *w = walk_image();
+        fp_addr first = fp_thread_first(w, fp_interp_first(w)), second = fp_thread_next(w, first);
+        put(first, l->tstate_thread_id, self, 8);
+        CHECK_EQUAL(fp_state_own(w), first);
+        put(second, l->tstate_thread_id, self, 8);
+        CHECK_EQUAL(fp_state_own(w), first);
+        put(first, l->tstate_frame, 0, 8);
+        CHECK_EQUAL(fp_state_own(w), maker ? second : first);
+    }
+}
+
+/* 3.11: the new head has neither its link nor its thread yet; the others may be there. */
+static void a_head_without_its_link(void)
+{
+    fp_addr threads[THREADS + 1];
+    bool whole;
+    build(0x030b0000, false);
+    fp_addr t = new_head(0);
+    put(t, target.layout.tstate_next, 0, 8);
+    struct fp_walk *w = walk_image();
+    CHECK_EQUAL(fp_threads_list(w, fp_interp_first(w), threads, FP_COUNT(threads), &whole), 1);
+    CHECK(!whole);
+    put(t, target.layout.tstate_thread_id, 0x2000, 8);
+    CHECK_EQUAL(fp_threads_list(w, fp_interp_first(w), threads, FP_COUNT(threads), &whole), 1);
+    CHECK(whole);
+}
+
 static void each_read_fails(void)
 {
     for (size_t i = 0; i < FP_COUNT(layouts); i++) {
@@ -302,6 +386,9 @@ static void damaged_images(void)
 static const struct check_case cases[] = {
     {"sound images", sound_images},
     {"the note of free-threading", the_note_of_free_threading},
+    {"states with their maker's id", states_with_their_makers_id},
+    {"a remembered state is another's", a_remembered_state_is_anothers},
+    {"a head without its link", a_head_without_its_link},
     {"each read fails", each_read_fails},
     {"damaged images", damaged_images},
 };

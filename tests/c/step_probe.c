@@ -1,5 +1,5 @@
-/* Collects the calling thread's stack at each machine instruction of a program, for
- * tests/python/test_each_instruction.py.
+/* Collects the calling thread's stack at each machine instruction of a program, and lists the threads at each while a
+ * thread state is made and deleted, for tests/python/test_each_instruction.py.
  *
  * The processor's trap flag makes each instruction raise SIGTRAP; so a stack is taken at each moment at which a signal
  * can come, also between the instructions that link a frame.  on_trap and what it calls run as a signal handler; all
@@ -31,6 +31,7 @@ static struct met stacks[STACKS]; /* by hash */
 static unsigned long taken, limit, stride, whole, torn, none, lost;
 static faultproof_session session = {.struct_size = sizeof(session)};
 static bool as_text;
+static void (*take)(void); /* what a trap does */
 
 static void count(const void *data, size_t size)
 {
@@ -89,12 +90,8 @@ static void on_trap(int signo, siginfo_t *info, void *context)
         return;
     }
     *flags |= TRAP_FLAG;
-    if (stride != 0 && taken % stride == 0) {
-        if (as_text)
-            take_text();
-        else
-            take_frames();
-    }
+    if (stride != 0 && taken % stride == 0)
+        take();
     taken++;
 }
 
@@ -114,6 +111,13 @@ static PyObject *stack_of(const struct met *met)
     return frames;
 }
 
+static bool catch_traps(struct sigaction *before)
+{
+    struct sigaction action = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO};
+    return sigaction(SIGTRAP, NULL, before) == 0 &&
+           (before->sa_handler != SIG_DFL || sigaction(SIGTRAP, &action, before) == 0);
+}
+
 /* step(function, instructions, stride, as_text): call it until that many instructions have been executed; it must not
  * end before.  Every stride-th of them takes the stack (0: none does).
  * -> (whole, torn, none, lost, [(times, stack), ...]) */
@@ -126,14 +130,12 @@ static PyObject *step(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "Okkp", &function, &instructions, &stride, &text))
         return NULL;
     as_text = text;
+    take = text ? take_text : take_frames;
     taken = whole = torn = none = lost = 0;
     memset(stacks, 0, sizeof stacks);
-    if (faultproof_install_guard() < 0 || faultproof_session_begin(&session) < 0)
+    struct sigaction before;
+    if (faultproof_install_guard() < 0 || faultproof_session_begin(&session) < 0 || !catch_traps(&before))
         return PyErr_Format(PyExc_RuntimeError, "no guard");
-    struct sigaction action = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO}, before;
-    sigaction(SIGTRAP, NULL, &before);
-    if (before.sa_handler == SIG_DFL)
-        sigaction(SIGTRAP, &action, &before);
     limit = instructions;
     raise(SIGTRAP);
     PyObject *result = PyObject_CallObject(function, NULL);
@@ -154,18 +156,78 @@ static PyObject *step(PyObject *self, PyObject *args)
     return list != NULL ? Py_BuildValue("(kkkkN)", whole, torn, none, lost, list) : NULL;
 }
 
-/* catch(): the trap's handler is in place, for another one to be put in front of it. */
-static PyObject *catch_traps(PyObject *self, PyObject *unused)
+static struct {
+    PyThreadState *own;
+    unsigned long strangers, incomplete; /* instructions at which the answer was another, or fewer threads were seen */
+    int threads;
+} states;
+
+static int visit(const faultproof_thread *thread, void *context)
 {
-    struct sigaction action = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO};
+    (void)thread, (void)context;
+    return 0;
+}
+
+static void take_states(void)
+{
+    states.strangers += faultproof_current_tstate() != states.own;
+    states.incomplete += faultproof_each_thread(visit, NULL) < states.threads;
+}
+
+static void trapping_from_here(bool on)
+{
+    limit = on ? -1UL : 0;
+    if (on)
+        raise(SIGTRAP);
+}
+
+/* states(threads): makes a thread state and deletes it, both without the GIL, and looks for its own and for all threads
+ * at each instruction.  -> (instructions, with another's, with fewer than `threads`) */
+static PyObject *step_states(PyObject *self, PyObject *args)
+{
+    struct sigaction before;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "i", &states.threads))
+        return NULL;
+    if (faultproof_install_guard() < 0 || !catch_traps(&before))
+        return PyErr_Format(PyExc_RuntimeError, "no guard");
+    states.own = PyThreadState_Get();
+    states.strangers = states.incomplete = taken = 0;
+    stride = 1;
+    take = take_states;
+    PyInterpreterState *interpreter = PyInterpreterState_Get();
+    PyThreadState *made;
+
+    Py_BEGIN_ALLOW_THREADS;
+    take_states(); /* "has been here before", as the header says */
+    trapping_from_here(true);
+    made = PyThreadState_New(interpreter);
+    trapping_from_here(false);
+    Py_END_ALLOW_THREADS;
+
+    PyThreadState_Clear(made);
+
+    Py_BEGIN_ALLOW_THREADS;
+    trapping_from_here(true);
+    PyThreadState_Delete(made);
+    trapping_from_here(false);
+    Py_END_ALLOW_THREADS;
+    return Py_BuildValue("(kkk)", taken, states.strangers, states.incomplete);
+}
+
+/* catch(): the trap's handler is in place, for another one to be put in front of it. */
+static PyObject *catch(PyObject *self, PyObject *unused)
+{
+    struct sigaction before;
     (void)self, (void)unused;
-    sigaction(SIGTRAP, &action, NULL);
+    catch_traps(&before);
     Py_RETURN_NONE;
 }
 
 static PyMethodDef methods[] = {
     {"step", step, METH_VARARGS, NULL},
-    {"catch", catch_traps, METH_NOARGS, NULL},
+    {"states", step_states, METH_VARARGS, NULL},
+    {"catch", catch, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,4 +1,6 @@
-"""A stack is taken at each machine instruction of a program: what a signal handler reads has happened, or is marked.
+"""At each machine instruction of a program a stack is taken: what a signal handler reads has happened, or is marked.
+
+So is the list of threads, while one is made and deleted.
 
 tests/c/step_probe.c sets the processor's trap flag, so the handler runs also between the instructions that link a frame.
 """
@@ -93,6 +95,31 @@ def test_each_stack_is_possible_or_marked(folder, tmp_path, variant, kind):
     assert none == lost == 0  # each moment has frames, and each distinct stack was kept
     assert not reasons, reasons[:3]
     assert marked <= MARKED_MOST * (number + torn)
+
+
+STATES = """
+import sys, threading
+sys.path.insert(0, sys.argv[1])
+import step_probe
+go, ready = threading.Event(), threading.Barrier(4)
+threads = [threading.Thread(target=lambda: (ready.wait(), go.wait())) for _ in range(3)]
+for t in threads:
+    t.start()
+ready.wait()
+print(*step_probe.states(4))
+go.set()
+"""
+
+
+def test_threads_are_found_while_one_is_made_and_deleted(folder):
+    command = [sys.executable, "-c", STATES, folder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    instructions, strangers, incomplete = map(int, done.stdout.split())
+    assert instructions > 200
+    assert strangers == 0
+    # 3.11 makes the new thread state the list's head four instructions before it links the others
+    assert incomplete <= (8 if sys.version_info[:2] == (3, 11) else 0)
 
 
 def test_the_judge_finds_a_missing_frame():

@@ -4,8 +4,9 @@
 
 #include "walk/walk.h"
 
-/* How often a list that changes is read again; the last time whatever is there counts. */
-enum { LIST_TRIES = 16 };
+/* How often a list that changes is read again, after QUICK_TRIES with a pause, since the thread that changes it may
+   wait for a processor; the last time whatever is there counts. */
+enum { LIST_TRIES = 16, QUICK_TRIES = 8, PAUSE_NS = 100000 };
 
 int64_t fp_now_ns(void)
 {
@@ -65,14 +66,30 @@ static bool linked(struct fp_walk *w, fp_addr tstate, fp_addr interp)
     return !fp_reader_faulted(w->reader) && back == tstate;
 }
 
+/* Only 3.11 makes a new thread state the head before it gives it its link to the others, and then its thread. */
+static bool is_in_the_making(struct fp_walk *w, fp_addr tstate)
+{
+    const struct fp_layout *l = &w->target->layout;
+    bool head_first = l->frame_is_entry >= 0;
+    bool has_thread = !head_first || fp_load64(w->reader, tstate + (fp_addr)l->tstate_thread_id) != 0;
+    return !fp_reader_faulted(w->reader) && !has_thread;
+}
+
 /* The thread state after this one.  At the end *whole becomes false unless this one still is in the list, and still its
    end: the memory of one that left leads anywhere, and may become the list's new head a moment later. */
 static fp_addr next_or_end(struct fp_walk *w, fp_addr tstate, fp_addr interp, bool *whole)
 {
     fp_addr next = fp_thread_next(w, tstate);
-    if (next == 0 && (!linked(w, tstate, interp) || fp_thread_next(w, tstate) != 0))
+    if (next == 0 && (!linked(w, tstate, interp) || is_in_the_making(w, tstate) || fp_thread_next(w, tstate) != 0))
         *whole = false;
     return next;
+}
+
+static void before_try(int try)
+{
+    const struct timespec pause = {0, PAUSE_NS};
+    if (try > QUICK_TRIES)
+        nanosleep(&pause, NULL);
 }
 
 uint32_t fp_threads_list(struct fp_walk *w, fp_addr interp, fp_addr *list, uint32_t max, bool *whole)
@@ -81,6 +98,7 @@ uint32_t fp_threads_list(struct fp_walk *w, fp_addr interp, fp_addr *list, uint3
     *whole = false;
     for (int try = 0; try < LIST_TRIES && !*whole; try++) {
         bool last = try + 1 == LIST_TRIES; /* then whatever there is: a damaged list has readable threads too */
+        before_try(try);
         fp_addr t = fp_thread_first(w, interp);
         for (n = 0, *whole = true; t != 0 && n < max; t = next_or_end(w, t, interp, whole)) {
             if (!linked(w, t, interp)) {
@@ -156,6 +174,14 @@ static bool attached(struct fp_walk *w, fp_addr interp, fp_addr tstate)
     return !fp_reader_faulted(w->reader) && (status & (uint32_t)l->tstate_status_active) != 0;
 }
 
+/* Up to 3.11 a state has its maker's id, and no frame, until its thread starts. */
+bool fp_thread_started(struct fp_walk *w, fp_addr tstate)
+{
+    bool has_makers_id = w->target->layout.runtime_tstate_current >= 0;
+    fp_addr cframe, top = has_makers_id ? fp_chain_top(w, tstate, &cframe) : 0;
+    return !has_makers_id || (!fp_reader_faulted(w->reader) && top != 0);
+}
+
 /* One pass over all lists for the states of an OS thread.  *whole: no list changed under it, so that what wasn't found
    isn't there.  `strict`: only a state that is linked counts. */
 static fp_addr search_thread(struct fp_walk *w, uint64_t thread_id, bool strict, bool *whole)
@@ -165,7 +191,7 @@ static fp_addr search_thread(struct fp_walk *w, uint64_t thread_id, bool strict,
 
     *whole = true;
     for (fp_addr i = fp_interp_first(w); i != 0 && interps++ < FP_INTERPS_MAX; i = fp_interp_next(w, i)) {
-        fp_addr oldest = 0; /* up to 3.11 one that the thread has made for a thread not yet started has its id too */
+        fp_addr here = 0; /* if none has started the oldest: the others are those that this thread has made */
         for (fp_addr t = fp_thread_first(w, i); t != 0 && threads++ < FP_THREADS_MAX; t = next_or_end(w, t, i, whole)) {
             bool in_list = linked(w, t, i);
             *whole = *whole && in_list;
@@ -176,9 +202,11 @@ static fp_addr search_thread(struct fp_walk *w, uint64_t thread_id, bool strict,
                 continue;
             if (attached(w, i, t))
                 return t;
-            oldest = t;
+            here = t;
+            if (fp_thread_started(w, t))
+                break;
         }
-        found = found ? found : oldest;
+        found = found ? found : here;
     }
     return found;
 }
@@ -187,7 +215,9 @@ fp_addr fp_thread_of(struct fp_walk *w, uint64_t thread_id)
 {
     fp_addr found = 0;
     bool whole = false;
-    for (int tries = LIST_TRIES; !whole && tries > 0; tries--)
-        found = search_thread(w, thread_id, tries > 1, &whole);
+    for (int try = 0; try < LIST_TRIES && !whole; try++) {
+        before_try(try);
+        found = search_thread(w, thread_id, try + 1 < LIST_TRIES, &whole);
+    }
     return found;
 }

@@ -89,6 +89,8 @@ FP_HIDDEN uint32_t fp_threads_list(struct fp_walk *walk, fp_addr interp, fp_addr
 FP_HIDDEN enum fp_status fp_thread_read(struct fp_walk *walk, fp_addr tstate, struct fp_thread *out) FP_MUST_CHECK;
 /* Is the thread state still in its interpreter's list, with the same thread?  Constant time. */
 FP_HIDDEN bool fp_thread_alive(struct fp_walk *walk, const struct fp_thread *thread);
+/* Is the id of a thread state that is alive that of its own thread?  Up to 3.11 false also of one without a frame. */
+FP_HIDDEN bool fp_thread_started(struct fp_walk *walk, fp_addr tstate);
 /* The thread state of an OS thread: of several the attached one; 0 if there is none. */
 FP_HIDDEN fp_addr fp_thread_of(struct fp_walk *walk, uint64_t thread_id);
 /* The thread state that holds the GIL of an interpreter; 0: nobody, or a free-threaded build. */
