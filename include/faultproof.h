@@ -77,7 +77,8 @@ FAULTPROOF_API uint32_t faultproof_version(void);
    faultproof's own faulting reads.  All other faults go to the handlers that were there before, or to the default
    action, as if these were not there.  Without it, in a thread that blocks one of the two signals, and while somebody
    else's handlers are installed, system calls do the reading (process_vm_readv, /proc/self/mem, or a pipe).
-   Normal context, any thread; further calls do no harm.  0, or -1. */
+   Normal context, any thread; further calls do no harm: they don't put it in front of a handler that somebody has
+   installed since, which may call it (faultproof_can_guard() says whether it works).  0, or -1. */
 FAULTPROOF_API int faultproof_install_guard(void);
 
 /* Puts back the handlers that were there before faultproof_install_guard(), if nobody has installed others since: else
@@ -106,8 +107,9 @@ typedef struct faultproof_frame_info {
    max_frames 0 the result is 0 or, for those reasons, -1.  Whether tstate is freed is decided in constant time.
    Of another thread that runs: also -1 when all of the fixed scratch memory has been in use for 20 milliseconds (16
    calls at once); what changed during each reading, a frame or all those on top of the others, is one record with empty
-   strings and lineno -1.  Such a record is also the last one where memory is damaged, and the only one of a calling
-   thread that was interrupted between the instructions that link a frame. */
+   strings and lineno -1.  Such a record also stands for a frame whose code object is damaged, is the last one where the
+   chain of frames is, and on 3.11 and 3.12 the only one of a thread that stands still between the instructions that
+   link a frame. */
 FAULTPROOF_API int faultproof_collect_call_stack(struct _ts *tstate, faultproof_frame_info *frames, int max_frames);
 
 /* Writes frames[0 .. n_frames - 1] to a descriptor, a line each:
@@ -160,13 +162,13 @@ FAULTPROOF_API int faultproof_session_begin(faultproof_session *session);
 /* Ends it; NULL is allowed. */
 FAULTPROOF_API void faultproof_session_end(faultproof_session *session);
 
-#define FAULTPROOF_TORN (-2) /* the chain of frames is in the making, or kept changing: no stack this time */
+#define FAULTPROOF_TORN (-2) /* the chain of frames is in the making, kept changing, or damaged: no stack */
 
 /* Collects a stack as faultproof_collect_call_stack() does, but as numbers, which is 20 to 100 times faster: for
    samplers.  session: of this thread, or NULL.  The result and the reasons for -1 are the same; besides that
    FAULTPROOF_TORN: a thread that stands still does so between the instructions that link a new frame (the calling one,
-   in a signal handler), or one that runs changed during each reading.  Nothing is written that could be used; a sampler
-   takes the next sample. */
+   in a signal handler, on 3.11 and 3.12), one that runs changed during each reading, or memory is damaged.  Nothing is
+   written that could be used; a sampler takes the next sample. */
 FAULTPROOF_API int faultproof_collect(const faultproof_session *session, struct _ts *tstate, faultproof_frame *frames,
                                       int max_frames);
 

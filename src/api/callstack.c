@@ -53,11 +53,14 @@ static void frame_info_again(struct fp_walk *w, const struct fp_raw *raw, const 
     memcpy(out->name, before->name, strlen(before->name) + 1);
 }
 
-/* Whether frames are linked otherwise than between two instructions of Python code.  The numbers that tell it are
-   written into the caller's array, which has room for more of them than max, but the alignment of int. */
+/* 3.11, 3.12: whether frames are linked otherwise than between two instructions of Python code (elsewhere they never
+   are: such a chain is a damaged one).  The numbers that tell it are written into the caller's array, which has room
+   for more of them than max, but the alignment of int. */
 static bool is_in_the_making(struct fp_walk *w, fp_addr tstate, faultproof_frame_info *frames, int max)
 {
     _Static_assert(sizeof(faultproof_frame_info) >= sizeof(faultproof_frame) + 8, "room to align");
+    if (w->target->layout.frame_kind != FP_FRAME_CFRAME)
+        return false;
     uintptr_t start = ((uintptr_t)frames + 7) & ~(uintptr_t)7;
     int n = fp_collect_still(w, tstate, (faultproof_frame *)start, max);
     __asm__ volatile("" ::: "memory"); /* what is written there next is of another type: it must not come first */

@@ -208,10 +208,9 @@ int fp_collect_still(struct fp_walk *w, fp_addr tstate, faultproof_frame *frames
         return FP_CHAIN_BROKEN;
     if ((top != 0 && !(signs.entered && signs.cframes)) || is_in_the_making(w, tstate, frames, n))
         return FAULTPROOF_TORN;
-    if (n > 0 && !fp_type_is(w, frames[0].code, w->target->code_type))
-        return FAULTPROOF_TORN;
     /* a link that isn't written yet may lead round in a circle that is no chain, and max ends it */
-    if (n > 1 && !fp_type_is(w, frames[n - 1].code, w->target->code_type))
+    if (n > 0 && !(fp_type_is(w, frames[0].code, w->target->code_type) &&
+                   fp_type_is(w, frames[n - 1].code, w->target->code_type)))
         return FP_CHAIN_BROKEN;
     for (int i = 0; FP_UNLIKELY(signs.unhashed) && i < n; i++)
         frames[i].check = fp_code_check(w, frames[i].code);

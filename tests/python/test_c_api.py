@@ -376,6 +376,33 @@ def test_damaged_code_object_gives_short_or_empty_records():
     assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr
 
 
+def test_damaged_code_object_of_the_running_function():
+    """Its type points elsewhere: who crashes has overwritten it.  Who called it is shown."""
+    code = f"""
+        import ctypes, importlib.util, sys
+        spec = importlib.util.spec_from_file_location("capi_probe", {probe.path!r})
+        probe = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(probe)
+        probe.install_guard()
+        word = ctypes.c_size_t
+        def running(bad, got):
+            place = word.from_address(id(running.__code__) + object.__basicsize__ - 8)
+            good, own, call_stack, append = place.value, probe.real_tstate(), probe.call_stack, got.append
+            place.value = bad
+            for c in ("direct", "handler", "blocked"): append(call_stack(c, own, 10))
+            place.value = good
+            return got
+        def caller(bad): return running(bad, [])
+        for bad in (0, 8, 1, 2**47, 2**64 - 8, 2**64 - 1, id(str)):
+            for n, frames in caller(bad):
+                assert [f[2] for f in frames] == ["", "caller", "<module>"] and frames[0][:2] == ("", -1), (bad, frames)
+        print("survived")
+    """
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr
+
+
 def test_damaged_chain_of_frames_gives_a_short_stack():
     """A frame's link to its caller points nowhere; what is above it is shown."""
     code = f"""
