@@ -1,4 +1,4 @@
-"""Draws collapsed stacks as a flame graph: python flamegraph.py COLLAPSED OUT.svg"""
+"""Draws collapsed stacks as a flame graph: python flamegraph.py COLLAPSED OUT.svg [TITLE]"""
 
 from __future__ import annotations
 
@@ -67,4 +67,4 @@ def draw(root: Node, title: str) -> str:
 if __name__ == "__main__":
     root = read(sys.argv[1])
     with open(sys.argv[2], "w") as f:
-        f.write(draw(root, f"{root.count} samples of program.py, by examples/profiler"))
+        f.write(draw(root, sys.argv[3] if sys.argv[3:] else f"{root.count} samples"))

@@ -82,7 +82,7 @@ static enum fp_status look_at_interpreter(struct fp_reader *r, const struct fp_t
     fp_walk_init(&w, r, t, true);
     fp_addr interp = fp_interp_first(&w), tstate = interp ? fp_thread_first(&w, interp) : 0;
     if (interp == 0 || tstate == 0)
-        return FP_NOT_STARTED;
+        return FP_NO_INTERPRETER;
     if (fp_thread_read(&w, tstate, &thread) != FP_OK || thread.interp != interp)
         return FP_SELF_CHECK;
     for (fp_addr i = interp; i != 0; i = fp_interp_next(&w, i))
@@ -104,7 +104,7 @@ static enum fp_status find_interpreter(void)
         .bytes_type = address_of(handle, "PyBytes_Type"),
     };
     if (t->runtime == 0 || t->code_type == 0 || t->str_type == 0 || t->bytes_type == 0)
-        return FP_NOT_STARTED;
+        return FP_NO_INTERPRETER;
     version_of(handle, t);
     enum fp_status status = fp_reader_open_fallback(&r);
     if (status != FP_OK)

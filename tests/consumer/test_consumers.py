@@ -69,6 +69,7 @@ assert [(line > 0, name) for _, line, name in rows] == [(True, "inner"), (True, 
 assert rows[0][0] == rows[1][0] == "<string>"
 if hasattr(stack, "location"):
     assert stack.location() == ("<module>", sys._getframe().f_lineno)
+    assert stack.threads() == 1
 print("consumed")
 """
 
@@ -362,7 +363,7 @@ def test_without_an_interpreter(tmp_path):
     )
     source = amalgamation()
     run(CC, f"-I{source}", main, source / "faultproof.c", "-ldl", "-lpthread", "-o", "main", cwd=tmp_path)
-    assert run("./main", cwd=tmp_path) == "-1 -1 not initialised\n"
+    assert run("./main", cwd=tmp_path) == "-1 -1 no Python interpreter has been started in this process\n"
 
 
 def test_an_interpreter_with_local_names(tmp_path):

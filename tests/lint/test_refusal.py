@@ -40,6 +40,15 @@ def machine_file(folder: pathlib.Path, **sections: dict[str, str]) -> str:
     return str(path)
 
 
+def python_that(folder: pathlib.Path, first: str) -> str:
+    """This interpreter, which runs some code first."""
+    (folder / "sitecustomize.py").write_text(first)
+    launcher = folder / "python3"
+    launcher.write_text(f'#!/bin/sh\nPYTHONPATH={folder} exec {sys.executable} "$@"\n')
+    launcher.chmod(0o755)
+    return str(launcher)
+
+
 @pytest.mark.parametrize(
     ("system", "cpu_family"), [("darwin", "x86_64"), ("windows", "x86_64"), ("linux", "aarch64"), ("linux", "x86")]
 )
@@ -52,11 +61,7 @@ def test_other_systems_and_processors(tmp_path, system, cpu_family):
 def test_another_implementation(tmp_path):
     python = shutil.which("pypy3")
     if python is None:  # an interpreter that says it is one
-        (tmp_path / "sitecustomize.py").write_text("import sys\nsys.implementation.name = 'pypy'\n")
-        launcher = tmp_path / "pypy3"
-        launcher.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
-        launcher.chmod(0o755)
-        python = str(launcher)
+        python = python_that(tmp_path, "import sys\nsys.implementation.name = 'pypy'\n")
     file = machine_file(tmp_path, binaries={"python": python})
     assert f"{SUPPORTED}this is pypy 3." in setup(tmp_path, "--native-file", file)
 
@@ -68,3 +73,12 @@ def test_another_c_library(tmp_path):
         (tmp_path / "features.h").write_text("")
         compiler, flags = "cc", f"-I{tmp_path}"
     assert f"{SUPPORTED}this C library is not glibc" in setup(tmp_path, CC=compiler, CFLAGS=flags)
+
+
+def test_an_interpreter_without_headers(tmp_path):
+    first = "import sysconfig\npaths = sysconfig.get_paths\nelsewhere = dict.fromkeys(('include', 'platinclude'), '/none')\n"
+    python = python_that(tmp_path, first + "sysconfig.get_paths = lambda *a, **k: {**paths(*a, **k), **elsewhere}\n")
+    file = machine_file(tmp_path, binaries={"python": python})
+    assert "Python.h was not found (-I/none -I/none): install the headers of this Python" in setup(
+        tmp_path, "--native-file", file
+    )

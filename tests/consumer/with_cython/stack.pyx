@@ -12,6 +12,17 @@ def stack():
     return [(frames[i].filename.decode(), frames[i].lineno, frames[i].name.decode()) for i in range(n)]
 
 
+cdef int count(const faultproof.faultproof_thread *thread, void *context) noexcept nogil:
+    (<int *>context)[0] += 1
+    return 0
+
+
+def threads():
+    cdef int n = 0
+    faultproof.faultproof_each_thread(count, &n)
+    return n
+
+
 def location():
     cdef faultproof.faultproof_frame frame
     cdef faultproof.faultproof_location location
