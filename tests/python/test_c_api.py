@@ -345,19 +345,29 @@ def test_1000_threads_that_end_while_they_are_read():
     assert {probe.call_stack("direct", t, 5)[0] for t in set(tstates) - {own}} == {-1}
 
 
-def test_damaged_code_object_gives_short_or_empty_records():
-    """co_filename and co_name point nowhere, in the middle of the stack: a child, so that a crash would be a report."""
-    code = f"""
+def survives(code: str) -> None:
+    """Runs code in a child, so that a crash would be a report; it finds the probe, and a word of memory by its address."""
+    before = f"""if True:
         import ctypes, importlib.util, sys
         spec = importlib.util.spec_from_file_location("capi_probe", {probe.path!r})
         probe = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(probe)
         probe.install_guard()
+        word = ctypes.c_size_t
+    """
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", textwrap.dedent(before) + textwrap.dedent(code) + "print('survived')"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr
+
+
+def test_damaged_code_object_gives_short_or_empty_records():
+    """co_filename and co_name point nowhere, in the middle of the stack."""
+    survives("""
         def inner(got):
             for c in ("direct", "handler", "blocked"): got.append(probe.call_stack(c, probe.real_tstate(), 10))
             return got
         def damaged(): return inner([])
-        word = ctypes.c_size_t
         at = id(damaged.__code__)
         size = sys.getsizeof(damaged.__code__)
         for good in (id(damaged.__code__.co_filename), id(damaged.__code__.co_name)):
@@ -369,22 +379,12 @@ def test_damaged_code_object_gives_short_or_empty_records():
                 for n, frames in got:
                     assert n == 3 and frames[0][2] == "inner" and frames[2][2] == "<module>", frames
                     assert "" in (frames[1][0], frames[1][2]), frames
-        print("survived")
-    """
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=env)
-    assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr
+    """)
 
 
 def test_damaged_code_object_of_the_running_function():
     """Its type points elsewhere: who crashes has overwritten it.  Who called it is shown."""
-    code = f"""
-        import ctypes, importlib.util, sys
-        spec = importlib.util.spec_from_file_location("capi_probe", {probe.path!r})
-        probe = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(probe)
-        probe.install_guard()
-        word = ctypes.c_size_t
+    survives("""
         def running(bad, got):
             place = word.from_address(id(running.__code__) + object.__basicsize__ - 8)
             good, own, call_stack, append = place.value, probe.real_tstate(), probe.call_stack, got.append
@@ -396,22 +396,12 @@ def test_damaged_code_object_of_the_running_function():
         for bad in (0, 8, 1, 2**47, 2**64 - 8, 2**64 - 1, id(str)):
             for n, frames in caller(bad):
                 assert [f[2] for f in frames] == ["", "caller", "<module>"] and frames[0][:2] == ("", -1), (bad, frames)
-        print("survived")
-    """
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=env)
-    assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr
+    """)
 
 
 def test_damaged_chain_of_frames_gives_a_short_stack():
     """A frame's link to its caller points nowhere; what is above it is shown."""
-    code = f"""
-        import ctypes, importlib.util, struct, sys
-        spec = importlib.util.spec_from_file_location("capi_probe", {probe.path!r})
-        probe = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(probe)
-        probe.install_guard()
-        word = ctypes.c_size_t
+    survives("""
         head = object.__basicsize__  # the frame object's first field is f_back; since 3.11 the next is the frame itself
         def frame_of(f):
             return word.from_address(id(f) + head + 8).value if sys.version_info >= (3, 11) else id(f)
@@ -432,11 +422,7 @@ def test_damaged_chain_of_frames_gives_a_short_stack():
             for (n, frames), compact in outer(bad):
                 assert n in (2, 3) and frames[0][2] == "inner" and frames[-1][:3] == ("", -1, ""), (bad, n, frames)
                 assert compact == -2, (bad, compact)
-        print("survived")
-    """
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=env)
-    assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr
+    """)
 
 
 def printed(frames, n=None, header=1) -> str:
