@@ -20,6 +20,7 @@ static void on_fault(int signo, siginfo_t *info, void *context);
 static struct guarded_signal {
     int signo;
     atomic_bool installed;
+    atomic_bool spent;         /* `previous` was a handler for one call (SA_RESETHAND), and has had it */
     struct sigaction previous; /* written before `installed` is set */
 } guarded_signals[] = {{.signo = SIGSEGV}, {.signo = SIGBUS}};
 
@@ -56,10 +57,18 @@ static bool put_in(struct guarded_signal *g)
     if (sigaction(g->signo, NULL, &before) != 0)
         return false;
     g->previous = before;
+    atomic_store(&g->spent, false);
     if (sigaction(g->signo, &action, NULL) != 0)
         return false;
     atomic_store(&g->installed, true);
     return true;
+}
+
+/* Where the signal goes after us. */
+static const struct sigaction *next_action(const struct guarded_signal *g)
+{
+    static const struct sigaction default_action = {.sa_flags = 0}; /* SIG_DFL */
+    return atomic_load(&g->spent) ? &default_action : &g->previous;
 }
 
 int faultproof_install_guard(void)
@@ -77,13 +86,13 @@ int faultproof_install_guard(void)
 int faultproof_remove_guard(void)
 {
     int saved = errno;
-    bool all = true;
+    bool all = fp_api_target() != NULL;
     pthread_mutex_lock(&guard_control);
-    for (size_t i = 0; i < FP_COUNT(guarded_signals); i++)
-        all = all && (!atomic_load(&guarded_signals[i].installed) || handler_is_ours(guarded_signals[i].signo));
+    for (size_t i = 0; all && i < FP_COUNT(guarded_signals); i++)
+        all = (!atomic_load(&guarded_signals[i].installed) || handler_is_ours(guarded_signals[i].signo));
     for (size_t i = 0; all && i < FP_COUNT(guarded_signals); i++)
         if (atomic_exchange(&guarded_signals[i].installed, false))
-            sigaction(guarded_signals[i].signo, &guarded_signals[i].previous, NULL);
+            sigaction(guarded_signals[i].signo, next_action(&guarded_signals[i]), NULL);
     pthread_mutex_unlock(&guard_control);
     errno = saved;
     return all ? 0 : -1;
@@ -95,20 +104,22 @@ int faultproof_remove_guard(void)
 static void pass_to_default(struct guarded_signal *g, siginfo_t *info)
 {
     bool sent = info->si_code <= 0;
-    if (g->previous.sa_handler == SIG_IGN && sent)
+    if (next_action(g)->sa_handler == SIG_IGN && sent)
         return;
     atomic_store(&g->installed, false);
-    sigaction(g->signo, &g->previous, NULL);
+    sigaction(g->signo, next_action(g), NULL);
     if (sent)
         syscall(SYS_rt_tgsigqueueinfo, getpid(), (pid_t)syscall(SYS_gettid), g->signo, info);
 }
 
 /* A handler that was there before is called as the kernel would have: with its mask, and ours stays installed. */
-static void pass_to_previous(const struct guarded_signal *g, siginfo_t *info, void *context)
+static void pass_to_previous(struct guarded_signal *g, siginfo_t *info, void *context)
 {
     const struct sigaction *p = &g->previous;
     sigset_t mask = p->sa_mask, before;
 
+    if (p->sa_flags & (int)SA_RESETHAND)
+        atomic_store(&g->spent, true);
     if (!(p->sa_flags & SA_NODEFER))
         sigaddset(&mask, g->signo);
     pthread_sigmask(SIG_BLOCK, &mask, &before);
@@ -130,7 +141,7 @@ static void on_fault(int signo, siginfo_t *info, void *context)
         *pc = (greg_t)fixup;
         return;
     }
-    if (g->previous.sa_handler == SIG_DFL || g->previous.sa_handler == SIG_IGN)
+    if (next_action(g)->sa_handler == SIG_DFL || next_action(g)->sa_handler == SIG_IGN)
         pass_to_default(g, info);
     else
         pass_to_previous(g, info, context);

@@ -29,7 +29,8 @@ struct faultproof_cache {
 faultproof_cache *faultproof_cache_init(void *memory, size_t size)
 {
     faultproof_cache *cache = memory;
-    if (memory == NULL || (uintptr_t)memory % 8 != 0 || size < sizeof(*cache) + sizeof(struct cache_entry))
+    if (fp_api_target() == NULL || memory == NULL || (uintptr_t)memory % 8 != 0 ||
+        size < sizeof(*cache) + sizeof(struct cache_entry))
         return NULL;
     size_t n = (size - sizeof(*cache)) / sizeof(struct cache_entry);
     cache->n = n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;

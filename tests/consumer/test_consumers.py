@@ -299,6 +299,18 @@ def test_a_fault_that_it_does_not_own_goes_to_the_handler_before(tracker, copies
     assert done.returncode == 33, done.stderr
 
 
+@pytest.mark.parametrize("guard", ["t", "tu", "package"])
+@pytest.mark.parametrize("crash", ["t.tracker_crash()", "[os.kill(os.getpid(), signal.SIGSEGV) for _ in range(2)]"])
+def test_a_handler_for_one_call_is_called_once(tracker, guard, crash):
+    """SA_RESETHAND: the second signal has the default action (man 2 sigaction)."""
+    guards = "; ".join(f"{c}.tracker_init(); assert {c}.tracker_guard() == 0" for c in guard)
+    if guard == "package":
+        guards = f"sys.path.insert(0, {PACKAGE!r})\nfrom faultproof import faulthandler\n"
+        guards += "faulthandler.dump_traceback(open('/dev/null', 'w'))"
+    done = child(tracker, f"t.tracker_previous_once()\n{guards}\n{crash}")
+    assert (done.returncode, done.stderr) == (-signal.SIGSEGV, "called\n")
+
+
 @pytest.mark.parametrize("first", ["package", "tracker"])
 def test_the_package_and_a_compiled_in_copy(tracker, first):
     """Both guards in one process: each reads safely, and a crash ends it by its signal, whichever is in front."""

@@ -19,6 +19,7 @@ struct fp_fatal {
     atomic_bool known;         /* `first` is set */
     struct sigaction first;    /* what was there before we first were */
     struct sigaction previous; /* what was there when we last took the signal; written before `installed` is set */
+    atomic_bool spent;         /* that was a handler for one call (SA_RESETHAND), and has had it */
 };
 FP_HIDDEN extern struct fp_fatal fp_fatals[FP_FATALS];
 

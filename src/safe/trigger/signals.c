@@ -26,7 +26,7 @@
     FATAL(SIGSEGV, "Segmentation fault", true)
 
 struct fp_fatal fp_fatals[] = {
-#define FATAL(signo, name, guard) {signo, name, guard, false, false, {.sa_flags = 0}, {.sa_flags = 0}},
+#define FATAL(signo, name, guard) {signo, name, guard, false, false, {.sa_flags = 0}, {.sa_flags = 0}, false},
     FATAL_SIGNALS(FATAL)
 #undef FATAL
 };
@@ -94,6 +94,7 @@ int fp_fatal_install(struct fp_fatal *f)
     if (atomic_load(&f->installed) && is_function(&before))
         return 0;
     f->previous = before;
+    atomic_store(&f->spent, false);
     if (!atomic_exchange(&f->known, true))
         f->first = before;
     if (sigaction(f->signo, &action, NULL) != 0)
@@ -106,13 +107,24 @@ int fp_fatal_install(struct fp_fatal *f)
    both comes next. */
 static const struct sigaction *next_of(const struct fp_fatal *f)
 {
+    static const struct sigaction default_action = {.sa_flags = 0}; /* SIG_DFL */
+    if (atomic_load(&f->spent))
+        return &default_action;
     return is_ours(f->signo) ? &f->previous : &f->first;
+}
+
+static void call_next(struct fp_fatal *f, siginfo_t *info, void *context)
+{
+    const struct sigaction *next = next_of(f);
+    if (next->sa_flags & (int)SA_RESETHAND)
+        atomic_store(&f->spent, true);
+    fp_handler_call(next, f->signo, info, context);
 }
 
 void fp_fatal_restore(struct fp_fatal *f)
 {
     if (is_ours(f->signo) && atomic_exchange(&f->installed, false))
-        sigaction(f->signo, &f->previous, NULL);
+        sigaction(f->signo, next_of(f), NULL);
 }
 
 bool fp_fatal_is_enabled(void)
@@ -169,7 +181,7 @@ static bool has_previous(const struct fp_fatal *f)
 static void pass_on(struct fp_fatal *f, siginfo_t *info, void *context)
 {
     if (has_previous(f))
-        fp_handler_call(next_of(f), f->signo, info, context);
+        call_next(f, info, context);
     else if (next_of(f)->sa_handler == SIG_DFL || !was_sent(info))
         hand_back(f, info);
 }
@@ -226,7 +238,7 @@ static bool resolved_by_previous(const struct fp_fatal_config *config, struct fp
     atomic_store(&unresolved.thread, 0);
     if (again || !code_of_previous(config, f, at))
         return false;
-    fp_handler_call(next_of(f), f->signo, info, context);
+    call_next(f, info, context);
     if ((uintptr_t)*pc == at) {
         atomic_store(&unresolved.pc, at);
         atomic_store(&unresolved.address, address);

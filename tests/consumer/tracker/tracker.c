@@ -17,7 +17,8 @@ EXPORT int tracker_before_init(void)
     return faultproof_collect_call_stack(some, &info, 1) == -1 && faultproof_collect(NULL, some, &frame, 1) == -1 &&
            faultproof_collect_own(NULL, &frame, 1) == -1 && faultproof_install_guard() == -1 &&
            faultproof_current_tstate() == NULL && !faultproof_can_collect() && !faultproof_can_guard() &&
-           faultproof_version() == 0;
+           faultproof_version() == 0 && faultproof_remove_guard() == -1 &&
+           faultproof_cache_init(&info, sizeof(info) / 8 * 8) == NULL;
 }
 
 EXPORT int tracker_init(void)
@@ -101,6 +102,22 @@ static void on_previous(int signo, siginfo_t *info, void *context)
     previous_calls++;
     signal(SIGSEGV, SIG_DFL);
     _exit(previous_calls == 1 ? 33 : 34);
+}
+
+/* A handler for one call that comes back without having helped. */
+static void on_only_call(int signo)
+{
+    (void)signo;
+    (void)!write(STDERR_FILENO, "called\n", 7);
+}
+
+EXPORT void tracker_previous_once(void)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof(action));
+    action.sa_handler = on_only_call;
+    action.sa_flags = (int)SA_RESETHAND;
+    sigaction(SIGSEGV, &action, NULL);
 }
 
 EXPORT void tracker_previous(void)
