@@ -35,6 +35,12 @@ static bool interp_lives(struct fp_walk *w, fp_addr interp)
     return false;
 }
 
+/* Is a thread state with this id the calling thread's for certain? */
+static bool is_callers(struct fp_walk *w, uint64_t thread_id, fp_addr interp)
+{
+    return thread_id == own_id() && fp_thread_id_tells(w, interp);
+}
+
 /* Does a neighbour, or the head, point at the thread state? */
 static bool linked_in(struct fp_walk *w, fp_addr tstate, fp_addr interp)
 {
@@ -76,12 +82,14 @@ enum fp_status fp_state_find(struct fp_walk *w, fp_addr tstate, struct fp_state 
     uint64_t thread_id = fp_load64(r, tstate + (fp_addr)l->tstate_thread_id);
     if (fp_reader_faulted(r) || interp != out->interp || thread_id != out->thread_id)
         return FP_ENDED;
-    out->still = out->thread_id == own_id();
+    out->still = is_callers(w, out->thread_id, out->interp);
     if (!out->still) {
         fp_addr holder = fp_gil_holder(w, out->interp);
         uint64_t holder_id = holder ? fp_load64(r, holder + (fp_addr)l->tstate_thread_id) : 0;
-        out->still = !fp_reader_faulted(r) && holder != 0 && holder_id == own_id();
+        fp_addr of = holder ? fp_load64(r, holder + (fp_addr)l->tstate_interp) : 0;
+        out->still = holder != 0 && is_callers(w, holder_id, of) && !fp_reader_faulted(r);
     }
+    (void)fp_reader_faulted(r);
     return FP_OK;
 }
 
@@ -98,15 +106,18 @@ static bool is_own(struct fp_walk *w, fp_addr tstate)
     return fp_state_find(w, tstate, &state) == FP_OK && state.thread_id == own_id();
 }
 
-/* The calling thread's state as the holder of a GIL; 0: it holds none. */
+/* The calling thread's state as the holder of a GIL, rather one that is its own for certain; 0: it holds none. */
 static fp_addr own_by_gil(struct fp_walk *w, bool *several)
 {
     int n = 0;
+    bool certain = false;
     fp_addr i = fp_interp_first(w), found = 0;
     for (; i != 0 && n < FP_INTERPS_MAX; n++) {
-        fp_addr holder = fp_gil_holder(w, i);
-        if (found == 0 && holder != 0 && is_own(w, holder))
-            found = holder;
+        fp_addr holder = certain ? 0 : fp_gil_holder(w, i);
+        if (holder != 0 && is_own(w, holder)) {
+            certain = fp_thread_id_tells(w, i);
+            found = certain || found == 0 ? holder : found;
+        }
         i = fp_interp_next(w, i);
     }
     *several = n > 1;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import pathlib
 import shutil
@@ -54,3 +55,13 @@ def probe():
     if _probe is None:
         _probe = load_probe()
     return _probe
+
+
+def interpreters():
+    """The module of subinterpreters, which each version has under another name."""
+    for name in ("_interpreters", "_xxsubinterpreters"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    pytest.skip("this build has no subinterpreters module")

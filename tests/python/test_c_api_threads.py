@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _thread
-import importlib
 import os
 import sys
 import sysconfig
@@ -169,17 +168,8 @@ def test_gil_holder():
         assert probe.gil_holder("nogil", 0) != own
 
 
-def interpreters():
-    for name in ("_interpreters", "_xxsubinterpreters"):
-        try:
-            return importlib.import_module(name)
-        except ImportError:
-            continue
-    pytest.skip("this build has no subinterpreters module")
-
-
 def test_threads_of_subinterpreters():
-    module = interpreters()
+    module = capi_support.interpreters()
     ident = module.create()
     number = int(ident)
     ready_r, ready_w = os.pipe()
@@ -210,6 +200,62 @@ def test_threads_of_subinterpreters():
         module.destroy(ident)
     for fd in (ready_r, ready_w, go_r, go_w):
         os.close(fd)
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_current_tstate_beside_an_interpreter_that_waits(context):
+    """Up to 3.12 its thread state has the id of who made it."""
+    module = capi_support.interpreters()
+    ident = module.create()
+    try:
+        for _ in range(2):
+            assert probe.current_tstate(context) == (0 if context == "thread" else probe.real_tstate())
+    finally:
+        module.destroy(ident)
+
+
+RUNNING = """if True:
+    import os
+    def of_even(): return 1
+    def of_odd(): return 2
+    def even(): of_even(); of_even()
+    def odd(): of_odd(); of_odd()
+    def run():
+        while not os.path.exists({stop!r}):
+            for _ in range(3000): even(); odd()
+    os.write({ready}, b"x")
+    run()
+"""
+CALLERS = {"of_even": "even", "of_odd": "odd", "even": "run", "odd": "run", "run": "<module>"}
+
+
+@pytest.mark.parametrize("context", ["direct", "nogil", "handler", "thread"])
+def test_stacks_of_an_interpreter_that_another_thread_runs(context, tmp_path):
+    """Up to 3.12 its thread state seems to be the one of who made it, who asks here."""
+    module = capi_support.interpreters()
+    ident = module.create()
+    stop = tmp_path / "stop"
+    ready_r, ready_w = os.pipe()
+    code = RUNNING.format(stop=str(stop), ready=ready_w)
+    thread = threading.Thread(target=module.run_string, args=(ident, code))
+    thread.start()
+    wrong, seen = [], 0
+    try:
+        os.read(ready_r, 1)
+        inside = next(t for t in probe.threads("direct", 0)[1] if t["interpreter_id"] == int(ident))
+        for _ in range(3000 if context != "thread" else 300):
+            n, frames = probe.call_stack(context, inside["tstate"], 20)
+            names = [name for _, _, name, *_ in frames]
+            seen += n > 0
+            wrong += [names for a, b in zip(names, names[1:]) if b and CALLERS.get(a, b) != b]
+            wrong += [names] * (n > 0 and names[-1] not in ("<module>", ""))
+    finally:
+        stop.touch()
+        thread.join()
+        module.destroy(ident)
+        os.close(ready_r)
+        os.close(ready_w)
+    assert seen and not wrong, (len(wrong), wrong[:3])
 
 
 def test_capabilities():

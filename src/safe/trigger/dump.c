@@ -420,9 +420,9 @@ enum fp_status fp_dump_on(struct fp_session *s, const struct fp_dump_options *op
     fp_out_init(d.out, options->fd, s->walk.deadline_ns);
     fp_out_bytes(d.out, header, header_size);
     d.current = caller->thread_id ? fp_thread_of(&s->walk, caller->thread_id) : 0;
-    d.current_own = caller->is_this_thread;
     fp_addr interp = interp_of(&s->walk, d.current);
-    if (interp != 0 && caller->is_this_thread && fp_gil_holder(&s->walk, interp) == d.current)
+    d.current_own = caller->is_this_thread && (interp == 0 || fp_thread_id_tells(&s->walk, interp));
+    if (interp != 0 && d.current_own && fp_gil_holder(&s->walk, interp) == d.current)
         d.held_gil = gil_of(&s->walk, interp);
     if (options->all_threads && options->style.thread_names)
         d.tasks = open("/proc/self/task", O_PATH | O_DIRECTORY | O_CLOEXEC);

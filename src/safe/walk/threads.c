@@ -8,6 +8,9 @@
    wait for a processor; the last time whatever is there counts. */
 enum { LIST_TRIES = 16, QUICK_TRIES = 8, PAUSE_NS = 100000 };
 
+/* For a search, which a damaged list may lead round and round; 100,000 threads take less where reading is fast. */
+enum { SEARCH_NS = 100000000 };
+
 int64_t fp_now_ns(void)
 {
     struct timespec now;
@@ -53,7 +56,8 @@ fp_addr fp_thread_first(struct fp_walk *w, fp_addr interp)
 
 fp_addr fp_thread_next(struct fp_walk *w, fp_addr tstate)
 {
-    return link_load(w, tstate, w->target->layout.tstate_next);
+    fp_addr next = link_load(w, tstate, w->target->layout.tstate_next);
+    return next != tstate ? next : 0;
 }
 
 /* The list is doubly linked: the thread state before this one, or the list's head, must point at it. */
@@ -174,25 +178,40 @@ static bool attached(struct fp_walk *w, fp_addr interp, fp_addr tstate)
     return !fp_reader_faulted(w->reader) && (status & (uint32_t)l->tstate_status_active) != 0;
 }
 
+static bool has_frame(struct fp_walk *w, fp_addr tstate)
+{
+    fp_addr cframe, top = fp_chain_top(w, tstate, &cframe);
+    return !fp_reader_faulted(w->reader) && top != 0;
+}
+
 /* Up to 3.11 a state has its maker's id, and no frame, until its thread starts. */
 bool fp_thread_started(struct fp_walk *w, fp_addr tstate)
 {
     bool has_makers_id = w->target->layout.runtime_tstate_current >= 0;
-    fp_addr cframe, top = has_makers_id ? fp_chain_top(w, tstate, &cframe) : 0;
-    return !has_makers_id || (!fp_reader_faulted(w->reader) && top != 0);
+    return !has_makers_id || has_frame(w, tstate);
 }
 
-/* One pass over all lists for the states of an OS thread.  *whole: no list changed under it, so that what wasn't found
-   isn't there.  `strict`: only a state that is linked counts. */
-static fp_addr search_thread(struct fp_walk *w, uint64_t thread_id, bool strict, bool *whole)
+bool fp_thread_id_tells(struct fp_walk *w, fp_addr interp)
 {
-    fp_addr found = 0;
+    const struct fp_layout *l = &w->target->layout;
+    bool ids_stay = l->frame_kind != FP_FRAME_DIRECT;
+    return !ids_stay || (fp_load64(w->reader, interp + (fp_addr)l->interp_id) == 0 && !fp_reader_faulted(w->reader));
+}
+
+/* One pass over all lists for the states of an OS thread: of several interpreters the attached one, or the first that
+   has frames.  *whole: no list changed under it, so that what wasn't found isn't there.  `strict`: only a state that is
+   linked counts. */
+static fp_addr search_thread(struct fp_walk *w, uint64_t thread_id, bool strict, int64_t deadline_ns, bool *whole)
+{
+    fp_addr found = 0, likely = 0;
     int interps = 0, threads = 0;
 
     *whole = true;
     for (fp_addr i = fp_interp_first(w); i != 0 && interps++ < FP_INTERPS_MAX; i = fp_interp_next(w, i)) {
         fp_addr here = 0; /* if none has started the oldest: the others are those that this thread has made */
         for (fp_addr t = fp_thread_first(w, i); t != 0 && threads++ < FP_THREADS_MAX; t = next_or_end(w, t, i, whole)) {
+            if (threads % 256 == 0 && fp_now_ns() > deadline_ns)
+                return likely ? likely : found;
             bool in_list = linked(w, t, i);
             *whole = *whole && in_list;
             if (strict && !in_list)
@@ -200,24 +219,31 @@ static fp_addr search_thread(struct fp_walk *w, uint64_t thread_id, bool strict,
             uint64_t id = fp_load64(w->reader, t + (fp_addr)w->target->layout.tstate_thread_id);
             if (fp_reader_faulted(w->reader) || id != thread_id)
                 continue;
-            if (attached(w, i, t))
-                return t;
+            if (attached(w, i, t)) {
+                likely = t;
+                if (fp_thread_id_tells(w, i))
+                    return t;
+            }
             here = t;
             if (fp_thread_started(w, t))
                 break;
         }
-        found = found ? found : here;
+        if (found == 0 || (here != 0 && !has_frame(w, found)))
+            found = here ? here : found;
     }
-    return found;
+    return likely ? likely : found;
 }
 
 fp_addr fp_thread_of(struct fp_walk *w, uint64_t thread_id)
 {
     fp_addr found = 0;
     bool whole = false;
+    int64_t deadline_ns = fp_now_ns() + SEARCH_NS;
     for (int try = 0; try < LIST_TRIES && !whole; try++) {
         before_try(try);
-        found = search_thread(w, thread_id, try + 1 < LIST_TRIES, &whole);
+        found = search_thread(w, thread_id, try + 1 < LIST_TRIES, deadline_ns, &whole);
+        if (fp_now_ns() > deadline_ns)
+            break;
     }
     return found;
 }

@@ -91,6 +91,9 @@ FP_HIDDEN enum fp_status fp_thread_read(struct fp_walk *walk, fp_addr tstate, st
 FP_HIDDEN bool fp_thread_alive(struct fp_walk *walk, const struct fp_thread *thread);
 /* Is the id of a thread state that is alive that of its own thread?  Up to 3.11 false also of one without a frame. */
 FP_HIDDEN bool fp_thread_started(struct fp_walk *walk, fp_addr tstate);
+/* Does the id of an interpreter's thread states tell which thread runs them?  Before 3.13 a subinterpreter's keep the
+   id of the thread that made them. */
+FP_HIDDEN bool fp_thread_id_tells(struct fp_walk *walk, fp_addr interp);
 /* The thread state of an OS thread: of several the attached one; 0 if there is none. */
 FP_HIDDEN fp_addr fp_thread_of(struct fp_walk *walk, uint64_t thread_id);
 /* The thread state that holds the GIL of an interpreter; 0: nobody, or a free-threaded build. */
