@@ -61,13 +61,14 @@ FP_HIDDEN fp_addr fp_state_own(struct fp_walk *walk);
 #define FP_CHAIN_BROKEN (-3)
 FP_HIDDEN int fp_collect_still(struct fp_walk *walk, fp_addr tstate, faultproof_frame *frames, int max);
 
-/* check.c: what tells code objects at one address apart: the version of 3.12 and later; before that this, of the name
-   (what it says, not where it is: addresses come again with a new object within microseconds) and the first line. */
+/* check.c: what tells code objects at one address apart: the name (what it says, not where it is: addresses come again
+   with a new object within microseconds), the first line, and the version of 3.12 and later, which is another one for
+   each code object of an interpreter. */
 #define FP_STR_HASH(layout) ((layout)->str_length + 8) /* PyASCIIObject.hash follows its length */
 #define FP_NOT_HASHED       UINT32_MAX                 /* the low half of a hash that hasn't been asked for yet */
-static inline uint32_t fp_code_mix(uint32_t name_hash, uint32_t first_line)
+static inline uint32_t fp_code_mix(uint32_t name_hash, uint32_t first_line, uint32_t version)
 {
-    return name_hash + 8 * first_line;
+    return name_hash + 8 * first_line + 0x9e3779b9 * version;
 }
 /* In place of a hash that isn't there. */
 FP_HIDDEN uint32_t fp_name_content(struct fp_reader *reader, const struct fp_layout *layout, fp_addr name);

@@ -20,19 +20,15 @@ static uint32_t check_of(struct fp_walk *w, fp_addr code, bool hashed)
 {
     const struct fp_layout *l = &w->target->layout;
     struct fp_reader *r = w->reader;
-    uint32_t check = 0;
 
     if (!fp_type_is(w, code, w->target->code_type))
         return 0;
-    if (l->code_version >= 0)
-        check = fp_load32(r, code + (fp_addr)l->code_version);
-    if (check == 0) {
-        fp_addr name = fp_load64(r, code + (fp_addr)l->code_name);
-        uint32_t hash = fp_load32(r, name + (fp_addr)FP_STR_HASH(l));
-        if (hash == FP_NOT_HASHED || !hashed)
-            hash = fp_name_content(r, l, name);
-        check = fp_code_mix(hash, fp_load32(r, code + (fp_addr)l->code_firstlineno));
-    }
+    fp_addr name = fp_load64(r, code + (fp_addr)l->code_name);
+    uint32_t hash = fp_load32(r, name + (fp_addr)FP_STR_HASH(l));
+    if (hash == FP_NOT_HASHED || !hashed)
+        hash = fp_name_content(r, l, name);
+    uint32_t version = l->code_version >= 0 ? fp_load32(r, code + (fp_addr)l->code_version) : 0;
+    uint32_t check = fp_code_mix(hash, fp_load32(r, code + (fp_addr)l->code_firstlineno), version);
     return fp_reader_faulted(r) ? 0 : check;
 }
 

@@ -94,7 +94,7 @@ static inline __attribute__((always_inline)) int chain(struct loads in, const st
 
     while (frame != 0 && f < end) {
         const fp_addr here = frame, code = get64(in, here, l->frame_code) & ~(fp_addr)l->frame_code_tag;
-        uint32_t check = 0, generator;
+        uint32_t generator, version = 0;
         int32_t offset;
 
         frame = get64(in, here, l->frame_previous);
@@ -126,17 +126,15 @@ static inline __attribute__((always_inline)) int chain(struct loads in, const st
             if (l->code_tlbc >= 0)
                 offset = offset_of(in.reader, l, &(struct fp_raw){.frame = here, .code = code, .instr = instr});
             if (l->code_version >= 0)
-                check = get32(in, code, l->code_version);
+                version = get32(in, code, l->code_version);
         }
-        if (l->code_version < 0 || FP_UNLIKELY(check == 0)) {
-            uint32_t hash = get32(in, get64(in, code, l->code_name), FP_STR_HASH(l));
-            if (FP_UNLIKELY(hash + 1 <= 1)) { /* no hash yet, or memory that can't be read, which is 0 */
-                if (in.reader->fault)
-                    break; /* each further one would cost a signal */
-                unhashed |= hash == FP_NOT_HASHED;
-            }
-            check = fp_code_mix(hash, get32(in, code, l->code_firstlineno));
+        const uint32_t hash = get32(in, get64(in, code, l->code_name), FP_STR_HASH(l));
+        if (FP_UNLIKELY(hash + 1 <= 1)) { /* no hash yet, or memory that can't be read, which is 0 */
+            if (in.reader->fault)
+                break; /* each further one would cost a signal */
+            unhashed |= hash == FP_NOT_HASHED;
         }
+        const uint32_t check = fp_code_mix(hash, get32(in, code, l->code_firstlineno), version);
         word *words = (word *)f++; /* {code, offset, check, kind, 0} in three stores instead of five */
         words[0] = code;
         words[1] = (uint64_t)check << 32 | (uint32_t)offset;
@@ -256,7 +254,8 @@ static bool record_chain(struct fp_walk *w, struct fp_scratch *s, uint32_t *know
     return same;
 }
 
-/* A thread that runs.  Frames whose code object can't be told for certain have check 0. */
+/* A thread that runs.  Frames whose code object can't be told for certain have check 0.  However long it takes, there
+   are two readings: in the first no code object has been seen before. */
 static int collect_running(struct fp_walk *w, const struct fp_state *state, faultproof_frame *frames, int max)
 {
     struct fp_scratch *s = fp_scratch_take();
@@ -275,7 +274,7 @@ static int collect_running(struct fp_walk *w, const struct fp_state *state, faul
         if (status != FP_OK && status != FP_CHANGED)
             break;
         bool same = record_chain(w, s, &known, frames, &n, max);
-        if ((status == FP_OK && same) || fp_now_ns() - start > FP_API_BUDGET_NS)
+        if ((status == FP_OK && same) || (round > 0 && fp_now_ns() - start > FP_API_BUDGET_NS))
             break;
     }
     fp_scratch_give(s);
