@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import os
 import pathlib
 import shutil
 import subprocess
 import sysconfig
 import tempfile
+import threading
 
 import pytest
 
@@ -65,3 +68,30 @@ def interpreters():
         except ImportError:
             continue
     pytest.skip("this build has no subinterpreters module")
+
+
+@contextlib.contextmanager
+def interpreter_in_a_thread(code: str):
+    """A subinterpreter in which another thread runs code: its number, once the code has written to READY.
+
+    In the end GO can be read, for code that waits, and the file STOP exists, for code that runs.
+    """
+    module = interpreters()
+    ident = module.create()
+    ready_r, ready_w = os.pipe()
+    go_r, go_w = os.pipe()
+    stop = tempfile.mktemp()
+    before = f"import os\nREADY, GO, STOP = {ready_w}, {go_r}, {stop!r}\n"
+    thread = threading.Thread(target=module.run_string, args=(ident, before + code))
+    thread.start()
+    try:
+        os.read(ready_r, 1)
+        yield int(ident), thread
+    finally:
+        os.write(go_w, b"x")
+        open(stop, "x").close()
+        thread.join()
+        os.unlink(stop)
+        module.destroy(ident)
+        for fd in (ready_r, ready_w, go_r, go_w):
+            os.close(fd)

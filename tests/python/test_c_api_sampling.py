@@ -248,28 +248,17 @@ def test_frames_of_a_waiting_thread_can_be_told_however_slow_reading_is(depth):
 
 def test_frames_of_an_interpreter_that_ended_are_not_anothers():
     """Each interpreter counts the versions of code objects for itself, and memory is used again."""
-    module = capi_support.interpreters()
     collected = []
     for i in range(12):
-        ident = module.create()
-        ready_r, ready_w = os.pipe()
-        go_r, go_w = os.pipe()
-        code = f"import os\ndef made_{i}():\n  os.write({ready_w}, b'x')\n  os.read({go_r}, 1)\nmade_{i}()\n"
-        thread = threading.Thread(target=module.run_string, args=(ident, code))
-        thread.start()
-        os.read(ready_r, 1)
-        inside = next(t for t in probe.threads("direct", 0)[1] if t["interpreter_id"] == int(ident))
-        frames = probe.compact("direct", inside["tstate"], 10, False)[1]
-        assert probe.resolve(frames[0], False)["name"] == f"made_{i}"
-        for name, frame in collected:
-            location = probe.resolve(frame, False)
-            assert location is None or location["name"] == name
-        collected.append((f"made_{i}", frames[0]))
-        os.write(go_w, b"x")
-        thread.join()
-        module.destroy(ident)
-        for fd in (ready_r, ready_w, go_r, go_w):
-            os.close(fd)
+        code = f"def made_{i}():\n  os.write(READY, b'x')\n  os.read(GO, 1)\nmade_{i}()\n"
+        with capi_support.interpreter_in_a_thread(code) as (number, _):
+            inside = next(t for t in probe.threads("direct", 0)[1] if t["interpreter_id"] == number)
+            frames = probe.compact("direct", inside["tstate"], 10, False)[1]
+            assert probe.resolve(frames[0], False)["name"] == f"made_{i}"
+            for name, frame in collected:
+                location = probe.resolve(frame, False)
+                assert location is None or location["name"] == name
+            collected.append((f"made_{i}", frames[0]))
 
 
 def test_cache_sizes():

@@ -169,22 +169,8 @@ def test_gil_holder():
 
 
 def test_threads_of_subinterpreters():
-    module = capi_support.interpreters()
-    ident = module.create()
-    number = int(ident)
-    ready_r, ready_w = os.pipe()
-    go_r, go_w = os.pipe()
-    code = f"""if True:
-        import os
-        def in_sub():
-            os.write({ready_w}, b"x")
-            os.read({go_r}, 1)
-        in_sub()
-    """
-    thread = threading.Thread(target=module.run_string, args=(ident, code))
-    thread.start()
-    try:
-        os.read(ready_r, 1)
+    code = "def in_sub():\n  os.write(READY, b'x')\n  os.read(GO, 1)\nin_sub()\n"
+    with capi_support.interpreter_in_a_thread(code) as (number, thread):
         _, threads, _ = probe.threads("direct", 0)
         inside = [t for t in threads if t["interpreter_id"] == number]
         assert len(inside) == 1
@@ -194,12 +180,6 @@ def test_threads_of_subinterpreters():
         assert n >= 2 and frames[0][2] == "in_sub"
         assert {t["interpreter_id"] for t in threads} == {0, number}
         assert probe.gil_holder("direct", 0) == (0 if FREE_THREADED else probe.real_tstate())
-    finally:
-        os.write(go_w, b"x")
-        thread.join()
-        module.destroy(ident)
-    for fd in (ready_r, ready_w, go_r, go_w):
-        os.close(fd)
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
@@ -215,46 +195,31 @@ def test_current_tstate_beside_an_interpreter_that_waits(context):
 
 
 RUNNING = """if True:
-    import os
     def of_even(): return 1
     def of_odd(): return 2
     def even(): of_even(); of_even()
     def odd(): of_odd(); of_odd()
     def run():
-        while not os.path.exists({stop!r}):
-            for _ in range(3000): even(); odd()
-    os.write({ready}, b"x")
+        while not os.path.exists(STOP):
+            for _ in range(300): even(); odd()
+    os.write(READY, b"x")
     run()
 """
 CALLERS = {"of_even": "even", "of_odd": "odd", "even": "run", "odd": "run", "run": "<module>"}
 
 
 @pytest.mark.parametrize("context", ["direct", "nogil", "handler", "thread"])
-def test_stacks_of_an_interpreter_that_another_thread_runs(context, tmp_path):
+def test_stacks_of_an_interpreter_that_another_thread_runs(context):
     """Up to 3.12 its thread state seems to be the one of who made it, who asks here."""
-    module = capi_support.interpreters()
-    ident = module.create()
-    stop = tmp_path / "stop"
-    ready_r, ready_w = os.pipe()
-    code = RUNNING.format(stop=str(stop), ready=ready_w)
-    thread = threading.Thread(target=module.run_string, args=(ident, code))
-    thread.start()
     wrong, seen = [], 0
-    try:
-        os.read(ready_r, 1)
-        inside = next(t for t in probe.threads("direct", 0)[1] if t["interpreter_id"] == int(ident))
-        for _ in range(3000 if context != "thread" else 300):
+    with capi_support.interpreter_in_a_thread(RUNNING) as (number, _):
+        inside = next(t for t in probe.threads("direct", 0)[1] if t["interpreter_id"] == number)
+        for _ in range(500 if context != "thread" else 100):
             n, frames = probe.call_stack(context, inside["tstate"], 20)
             names = [name for _, _, name, *_ in frames]
             seen += n > 0
             wrong += [names for a, b in zip(names, names[1:]) if b and CALLERS.get(a, b) != b]
             wrong += [names] * (n > 0 and names[-1] not in ("<module>", ""))
-    finally:
-        stop.touch()
-        thread.join()
-        module.destroy(ident)
-        os.close(ready_r)
-        os.close(ready_w)
     assert seen and not wrong, (len(wrong), wrong[:3])
 
 

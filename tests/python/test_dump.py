@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import textwrap
-import threading
 
 import capi_support
 import pytest
@@ -235,31 +233,17 @@ def test_output_that_is_closed_does_not_raise_or_kill():
     assert (result.returncode, result.stdout) == (0, "alive\n"), result.stderr
 
 
-def test_beside_an_interpreter_that_another_thread_runs(tmp_path):
+def test_beside_an_interpreter_that_another_thread_runs():
     """3.12: its thread state is attached, and has the id of who made it, who dumps here."""
     from faulthandler import dump_traceback as standard
 
     from faultproof.faulthandler import dump_traceback
 
-    module = capi_support.interpreters()
-    ident = module.create()
-    stop = tmp_path / "stop"
-    ready_r, ready_w = os.pipe()
-    code = f"import os\nos.write({ready_w}, b'x')\nwhile not os.path.exists({str(stop)!r}): pass\n"
-    thread = threading.Thread(target=module.run_string, args=(ident, code))
-    thread.start()
-    try:
-        os.read(ready_r, 1)
-        texts = []
+    texts = []
+    with capi_support.interpreter_in_a_thread("os.write(READY, b'x')\nwhile not os.path.exists(STOP): pass\n"):
         for dump in (standard, dump_traceback):
             with tempfile.TemporaryFile("w+") as out:
                 dump(out, all_threads=False)
                 out.seek(0)
                 texts.append(out.read())
-    finally:
-        stop.touch()
-        thread.join()
-        module.destroy(ident)
-        os.close(ready_r)
-        os.close(ready_w)
     assert texts[0] == texts[1] and "in test_beside" in texts[1]
