@@ -34,6 +34,7 @@ TOP = """/* faultproof {version}, the call-stack C API in one file: see faultpro
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#define FP_HIDDEN static __attribute__((unused))
 #pragma GCC diagnostic ignored "-Wunused-function" /* inline functions of headers that are no longer headers */
 """
 
@@ -103,7 +104,9 @@ def main(argv: list[str]) -> int:
     (out / "faultproof.c").write_text(f"{top}{includes}\n{body}")
 
     guard = "#define FAULTPROOF_H\n"
-    linked = guard + "#define FAULTPROOF_LINKED /* the functions are in faultproof.c */\n"
+    linked = (
+        guard + "#ifndef FAULTPROOF_LINKED\n#define FAULTPROOF_LINKED /* the functions are in faultproof.c */\n#endif\n"
+    )
     assert header.count(guard) == 1
     (out / "faultproof.h").write_text(header.replace(guard, linked))
     if argv[1:2] == ["--depfile"]:

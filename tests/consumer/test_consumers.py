@@ -236,6 +236,15 @@ def test_compiles_pedantically_and_without_optimisation(tmp_path):
         run(CC, *STRICT, level, "-D_GNU_SOURCE", "-c", amalgamation() / "faultproof.c", "-o", "a.o", cwd=tmp_path)
 
 
+def test_the_amalgamation_defines_no_names_that_may_be_somebody_elses(tmp_path):
+    if CC is None or shutil.which("nm") is None:
+        pytest.skip("no C compiler, or no nm")
+    run(CC, "-c", amalgamation() / "faultproof.c", "-o", "faultproof.o", cwd=tmp_path)
+    names = run("nm", "-g", "--defined-only", "--format=posix", "faultproof.o", cwd=tmp_path).splitlines()
+    others = {line.split()[0] for line in names if not line.startswith("faultproof_")}
+    assert len(names) > 20 and others == {"fp_guard_copy"}  # which is in assembler
+
+
 def test_the_amalgamation_is_the_one_of_the_tree(tmp_path):
     tool = ROOT / "tools" / "amalgamate.py"
     if not tool.exists():

@@ -11,10 +11,12 @@
    goes through a reader. */
 typedef uint64_t fp_addr;
 
-#define FP_LIKELY(x)    __builtin_expect(!!(x), 1)
-#define FP_UNLIKELY(x)  __builtin_expect(!!(x), 0)
-#define FP_MUST_CHECK   __attribute__((warn_unused_result))
-#define FP_HIDDEN       __attribute__((visibility("hidden")))
+#define FP_LIKELY(x)   __builtin_expect(!!(x), 1)
+#define FP_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define FP_MUST_CHECK  __attribute__((warn_unused_result))
+#ifndef FP_HIDDEN /* the amalgamation, which is one file, makes these functions static */
+#define FP_HIDDEN __attribute__((visibility("hidden")))
+#endif
 #define FP_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /* A multiplicative hash, 8 bytes at a time: tells whether two readings of the same memory gave the same. */

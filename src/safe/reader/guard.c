@@ -8,8 +8,8 @@ struct extable_entry {
 };
 
 /* The linker sets these two around the section (GNU ld manual, "orphan sections"). */
-extern const struct extable_entry __start_fp_extable[] FP_HIDDEN;
-extern const struct extable_entry __stop_fp_extable[] FP_HIDDEN;
+extern const struct extable_entry __start_fp_extable[] __attribute__((visibility("hidden")));
+extern const struct extable_entry __stop_fp_extable[] __attribute__((visibility("hidden")));
 
 uintptr_t fp_guard_fixup(uintptr_t pc)
 {

@@ -42,8 +42,8 @@ FP_HIDDEN void fp_reader_close(struct fp_reader *reader);
 /* Is `pc` one of the guarded instructions?  Then the address to continue at, else 0.  For the signal handler. */
 FP_HIDDEN uintptr_t fp_guard_fixup(uintptr_t pc);
 
-/* The copy routine: 0, or -1 after a fault.  Only while the guard's handler is in place. */
-FP_HIDDEN int fp_guard_copy(void *to, const void *from, size_t n);
+/* The copy routine, in assembler: 0, or -1 after a fault.  Only while the guard's handler is in place. */
+__attribute__((visibility("hidden"))) int fp_guard_copy(void *to, const void *from, size_t n);
 
 /* One guarded load instruction: `mov` reads into `value`; when it faults, the value becomes 0 and *fault 1.
    The exception table entry pairs the instruction with its fix-up, both relative to the entry. */
