@@ -89,7 +89,7 @@ int faultproof_remove_guard(void)
     bool all = fp_api_target() != NULL;
     pthread_mutex_lock(&guard_control);
     for (size_t i = 0; all && i < FP_COUNT(guarded_signals); i++)
-        all = (!atomic_load(&guarded_signals[i].installed) || handler_is_ours(guarded_signals[i].signo));
+        all = !atomic_load(&guarded_signals[i].installed) || handler_is_ours(guarded_signals[i].signo);
     for (size_t i = 0; all && i < FP_COUNT(guarded_signals); i++)
         if (atomic_exchange(&guarded_signals[i].installed, false))
             sigaction(guarded_signals[i].signo, next_action(&guarded_signals[i]), NULL);

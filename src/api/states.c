@@ -114,8 +114,9 @@ static fp_addr own_by_gil(struct fp_walk *w, bool *several)
     fp_addr i = fp_interp_first(w), found = 0;
     for (; i != 0 && n < FP_INTERPS_MAX; n++) {
         fp_addr holder = certain ? 0 : fp_gil_holder(w, i);
-        if (holder != 0 && is_own(w, holder)) {
-            certain = fp_thread_id_tells(w, i);
+        struct fp_state state;
+        if (holder != 0 && fp_state_find(w, holder, &state) == FP_OK && state.thread_id == own_id()) {
+            certain = fp_thread_id_tells(w, state.interp);
             found = certain || found == 0 ? holder : found;
         }
         i = fp_interp_next(w, i);

@@ -332,6 +332,25 @@ static void a_head_without_its_link(void)
     CHECK(whole);
 }
 
+/* A list that leads back to one of its states ends there, whichever it is. */
+static void a_list_that_goes_round(void)
+{
+    fp_addr threads[100];
+    bool whole;
+    build(0x030c0000, false);
+    struct fp_walk *w = walk_image();
+    fp_addr t = fp_thread_first(w, fp_interp_first(w)), last = t;
+    while (fp_thread_next(w, last) != 0)
+        last = fp_thread_next(w, last);
+    for (; t != 0; t = t != last ? fp_thread_next(w, t) : 0) {
+        put(last, target.layout.tstate_next, t, 8);
+        image.reads = 0;
+        CHECK_EQUAL(fp_thread_of(w, 0x3000), 0);
+        CHECK(fp_threads_list(w, fp_interp_first(w), threads, FP_COUNT(threads), &whole) < 3 * THREADS);
+        CHECK(!whole && image.reads < 10000);
+    }
+}
+
 static void each_read_fails(void)
 {
     for (size_t i = 0; i < FP_COUNT(layouts); i++) {
@@ -389,6 +408,7 @@ static const struct check_case cases[] = {
     {"states with their maker's id", states_with_their_makers_id},
     {"a remembered state is another's", a_remembered_state_is_anothers},
     {"a head without its link", a_head_without_its_link},
+    {"a list that goes round", a_list_that_goes_round},
     {"each read fails", each_read_fails},
     {"damaged images", damaged_images},
 };

@@ -80,7 +80,7 @@ def interpreter_in_a_thread(code: str):
     ident = module.create()
     ready_r, ready_w = os.pipe()
     go_r, go_w = os.pipe()
-    stop = tempfile.mktemp()
+    stop = os.path.join(tempfile.mkdtemp(), "stop")
     before = f"import os\nREADY, GO, STOP = {ready_w}, {go_r}, {stop!r}\n"
     thread = threading.Thread(target=module.run_string, args=(ident, before + code))
     thread.start()
@@ -91,7 +91,7 @@ def interpreter_in_a_thread(code: str):
         os.write(go_w, b"x")
         open(stop, "x").close()
         thread.join()
-        os.unlink(stop)
+        shutil.rmtree(os.path.dirname(stop))
         module.destroy(ident)
         for fd in (ready_r, ready_w, go_r, go_w):
             os.close(fd)

@@ -8,9 +8,6 @@
    wait for a processor; the last time whatever is there counts. */
 enum { LIST_TRIES = 16, QUICK_TRIES = 8, PAUSE_NS = 100000 };
 
-/* For a search, which a damaged list may lead round and round; 100,000 threads take less where reading is fast. */
-enum { SEARCH_NS = 100000000 };
-
 int64_t fp_now_ns(void)
 {
     struct timespec now;
@@ -56,8 +53,7 @@ fp_addr fp_thread_first(struct fp_walk *w, fp_addr interp)
 
 fp_addr fp_thread_next(struct fp_walk *w, fp_addr tstate)
 {
-    fp_addr next = link_load(w, tstate, w->target->layout.tstate_next);
-    return next != tstate ? next : 0;
+    return link_load(w, tstate, w->target->layout.tstate_next);
 }
 
 /* The list is doubly linked: the thread state before this one, or the list's head, must point at it. */
@@ -71,7 +67,7 @@ static bool linked(struct fp_walk *w, fp_addr tstate, fp_addr interp)
 }
 
 /* Only 3.11 makes a new thread state the head before it gives it its link to the others, and then its thread. */
-static bool is_in_the_making(struct fp_walk *w, fp_addr tstate)
+static bool is_head_without_link(struct fp_walk *w, fp_addr tstate)
 {
     const struct fp_layout *l = &w->target->layout;
     bool head_first = l->frame_is_entry >= 0;
@@ -84,9 +80,26 @@ static bool is_in_the_making(struct fp_walk *w, fp_addr tstate)
 static fp_addr next_or_end(struct fp_walk *w, fp_addr tstate, fp_addr interp, bool *whole)
 {
     fp_addr next = fp_thread_next(w, tstate);
-    if (next == 0 && (!linked(w, tstate, interp) || is_in_the_making(w, tstate) || fp_thread_next(w, tstate) != 0))
+    if (next == 0 && (!linked(w, tstate, interp) || is_head_without_link(w, tstate) || fp_thread_next(w, tstate) != 0))
         *whole = false;
     return next;
+}
+
+/* Notices that a damaged list leads round in a circle: one of the states passed is remembered, after 1, 2, 4, ... links
+   another one. */
+struct passed {
+    fp_addr remembered;
+    uint32_t links;
+};
+
+static bool goes_round(struct passed *p, fp_addr tstate)
+{
+    if (tstate == p->remembered || p->links == FP_THREADS_MAX)
+        return true;
+    if ((p->links & (p->links + 1)) == 0)
+        p->remembered = tstate;
+    p->links++;
+    return false;
 }
 
 static void before_try(int try)
@@ -104,12 +117,13 @@ uint32_t fp_threads_list(struct fp_walk *w, fp_addr interp, fp_addr *list, uint3
         bool last = try + 1 == LIST_TRIES; /* then whatever there is: a damaged list has readable threads too */
         before_try(try);
         fp_addr t = fp_thread_first(w, interp);
+        struct passed passed = {0, 0};
         for (n = 0, *whole = true; t != 0 && n < max; t = next_or_end(w, t, interp, whole)) {
-            if (!linked(w, t, interp)) {
+            bool circle = goes_round(&passed, t);
+            if (circle || !linked(w, t, interp))
                 *whole = false;
-                if (!last)
-                    break;
-            }
+            if (circle || (!*whole && !last))
+                break;
             list[n++] = t;
         }
         *whole = *whole && t == 0;
@@ -198,52 +212,76 @@ bool fp_thread_id_tells(struct fp_walk *w, fp_addr interp)
     return !ids_stay || (fp_load64(w->reader, interp + (fp_addr)l->interp_id) == 0 && !fp_reader_faulted(w->reader));
 }
 
-/* One pass over all lists for the states of an OS thread: of several interpreters the attached one, or the first that
-   has frames.  *whole: no list changed under it, so that what wasn't found isn't there.  `strict`: only a state that is
-   linked counts. */
-static fp_addr search_thread(struct fp_walk *w, uint64_t thread_id, bool strict, int64_t deadline_ns, bool *whole)
-{
-    fp_addr found = 0, likely = 0;
-    int interps = 0, threads = 0;
+/* A search for the state of an OS thread. */
+struct search {
+    uint64_t thread_id;
+    bool strict; /* only a state that is linked counts */
+    bool whole;  /* no list changed under it, so that what wasn't found isn't there */
+};
 
-    *whole = true;
-    for (fp_addr i = fp_interp_first(w); i != 0 && interps++ < FP_INTERPS_MAX; i = fp_interp_next(w, i)) {
-        fp_addr here = 0; /* if none has started the oldest: the others are those that this thread has made */
-        for (fp_addr t = fp_thread_first(w, i); t != 0 && threads++ < FP_THREADS_MAX; t = next_or_end(w, t, i, whole)) {
-            if (threads % 256 == 0 && fp_now_ns() > deadline_ns)
-                return likely ? likely : found;
-            bool in_list = linked(w, t, i);
-            *whole = *whole && in_list;
-            if (strict && !in_list)
-                break; /* what it points at may be anything */
-            uint64_t id = fp_load64(w->reader, t + (fp_addr)w->target->layout.tstate_thread_id);
-            if (fp_reader_faulted(w->reader) || id != thread_id)
-                continue;
-            if (attached(w, i, t)) {
-                likely = t;
-                if (fp_thread_id_tells(w, i))
-                    return t;
-            }
-            here = t;
-            if (fp_thread_started(w, t))
-                break;
-        }
-        if (found == 0 || (here != 0 && !has_frame(w, found)))
-            found = here ? here : found;
+/* Its state in one interpreter: attached, or with a thread that has started; else the oldest, as the others are those
+   that this thread has made. */
+static fp_addr search_list(struct fp_walk *w, fp_addr interp, struct search *s)
+{
+    struct passed passed = {0, 0};
+    fp_addr oldest = 0;
+    for (fp_addr t = fp_thread_first(w, interp); t != 0; t = next_or_end(w, t, interp, &s->whole)) {
+        bool circle = goes_round(&passed, t), in_list = !circle && linked(w, t, interp);
+        s->whole = s->whole && in_list;
+        if (circle || (s->strict && !in_list))
+            break; /* what it points at may be anything */
+        uint64_t id = fp_load64(w->reader, t + (fp_addr)w->target->layout.tstate_thread_id);
+        if (fp_reader_faulted(w->reader) || id != s->thread_id)
+            continue;
+        if (attached(w, interp, t) || fp_thread_started(w, t))
+            return t;
+        oldest = t;
     }
-    return likely ? likely : found;
+    return oldest;
+}
+
+/* How likely a state of another interpreter than the others' is the one that the thread is in. */
+enum likeliness { IDLE_ELSEWHERE, IDLE, WITH_FRAMES, ATTACHED_SOMEWHERE, ATTACHED };
+
+static enum likeliness likeliness_of(struct fp_walk *w, fp_addr interp, fp_addr tstate)
+{
+    bool tells = fp_thread_id_tells(w, interp);
+    if (attached(w, interp, tstate))
+        return tells ? ATTACHED : ATTACHED_SOMEWHERE;
+    return has_frame(w, tstate) ? WITH_FRAMES : tells ? IDLE : IDLE_ELSEWHERE;
+}
+
+/* One pass over the lists of all interpreters. */
+static fp_addr search_all(struct fp_walk *w, struct search *s)
+{
+    fp_addr best = 0;
+    enum likeliness how = IDLE_ELSEWHERE;
+    int interps = 0;
+
+    s->whole = true;
+    for (fp_addr i = fp_interp_first(w); i != 0 && interps++ < FP_INTERPS_MAX; i = fp_interp_next(w, i)) {
+        fp_addr here = search_list(w, i, s);
+        enum likeliness now = here ? likeliness_of(w, i, here) : IDLE_ELSEWHERE;
+        if (here != 0 && (best == 0 || now > how)) {
+            best = here;
+            how = now;
+        }
+        if (how == ATTACHED) {
+            s->whole = true; /* certain, whatever changed */
+            break;
+        }
+    }
+    return best;
 }
 
 fp_addr fp_thread_of(struct fp_walk *w, uint64_t thread_id)
 {
+    struct search s = {.thread_id = thread_id};
     fp_addr found = 0;
-    bool whole = false;
-    int64_t deadline_ns = fp_now_ns() + SEARCH_NS;
-    for (int try = 0; try < LIST_TRIES && !whole; try++) {
+    for (int try = 0; try < LIST_TRIES && !s.whole; try++) {
         before_try(try);
-        found = search_thread(w, thread_id, try + 1 < LIST_TRIES, deadline_ns, &whole);
-        if (fp_now_ns() > deadline_ns)
-            break;
+        s.strict = try + 1 < LIST_TRIES;
+        found = search_all(w, &s);
     }
     return found;
 }
