@@ -87,6 +87,17 @@ void fp_ext_altstack_stop(void);
 /* capsule.c: adds the C API to the module.  0, or -1 with an exception set. */
 int fp_ext_capsule_add(PyObject *module);
 
+/* host.c: what install() and the start ask of the process. */
+extern PyMethodDef fp_ext_host_methods[];
+
+/* standard.c: what the standard module was enabled with, found in its memory.  `handler`: its handler's address. */
+struct fp_ext_standard {
+    uintptr_t file; /* the file object's address; 0: it was given a descriptor */
+    int fd, all_threads, c_stack;
+};
+/* false: not found, or not certain */
+bool fp_ext_standard_find(uintptr_t handler, struct fp_ext_standard *found);
+
 /* crash.c: the private functions that crash, for tests. */
 extern PyMethodDef fp_ext_crash_methods[];
 

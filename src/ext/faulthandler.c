@@ -210,7 +210,8 @@ static int module_exec(PyObject *module)
     state_of(module)->standard = PyImport_ImportModule("faulthandler");
     if (state_of(module)->standard == NULL)
         PyErr_Clear(); /* an interpreter with a GIL of its own can't have it */
-    if (PyModule_AddFunctions(module, fp_ext_timed_methods) < 0)
+    if (PyModule_AddFunctions(module, fp_ext_timed_methods) < 0 ||
+        PyModule_AddFunctions(module, fp_ext_host_methods) < 0)
         return -1;
     return PyModule_AddFunctions(module, fp_ext_crash_methods);
 }

@@ -1,4 +1,4 @@
-/* The buffered writer.  Any context: its system calls are write, send, open, close, poll and lseek, with
+/* The buffered writer.  Any context: its system calls are write, send, open, close, poll, lseek and fstat, with
    pthread_sigmask and sigtimedwait around the write for SIGPIPE (all in man 7 signal-safety, but sigtimedwait, a bare
    system call in glibc). */
 #define _GNU_SOURCE
@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "render/kept.h"
 #include "render/out.h"
 #include "walk/walk.h"
 
@@ -39,7 +40,7 @@ static int open_again(int fd)
 void fp_out_init(struct fp_out *o, int fd, int64_t deadline_ns)
 {
     int saved = errno;
-    o->fd = fd;
+    o->fd = fd = fp_kept_resolve(fd);
     o->own_fd = -1;
     o->error = 0;
     o->patient = may_block(fd);

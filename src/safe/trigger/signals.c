@@ -15,6 +15,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "render/kept.h"
 #include "trigger/fatals.h"
 
 /* FATAL(signal, name as faulthandler prints it, also the guard's) */
@@ -125,6 +126,11 @@ void fp_fatal_restore(struct fp_fatal *f)
 {
     if (is_ours(f->signo) && atomic_exchange(&f->installed, false))
         sigaction(f->signo, next_of(f), NULL);
+}
+
+bool fp_fatal_options(struct fp_fatal_config *config)
+{
+    return fp_published_read(&fp_fatal_published, config, sizeof(*config));
 }
 
 bool fp_fatal_is_enabled(void)
@@ -275,7 +281,7 @@ static bool already_reported(const struct fp_fatal_config *config, int signo, co
                              const void *context)
 {
     struct fp_registers registers;
-    if (signo != SIGABRT || !was_sent(info) || config->dump.fd != STDERR_FILENO)
+    if (signo != SIGABRT || !was_sent(info) || !fp_kept_is_stderr(config->dump.fd))
         return false;
     struct fp_session *s = fp_session_acquire(config->target, true, config->dump.budget_ns);
     if (s == NULL)
