@@ -13,7 +13,8 @@
 /* What an interpreter keeps alive for the descriptors in use. */
 struct fp_ext_state {
     PyObject *enable_file, *later_file;
-    PyObject *standard; /* the standard library's module, which knows its own error messages */
+    /* the standard module's own functions, which know its error messages; NULL where it can't be had */
+    PyObject *standard_later, *standard_cancel;
     PyObject *user_files[NSIG];
 };
 

@@ -200,6 +200,18 @@ static int delegate(PyObject *module, enum fp_status status)
     return result;
 }
 
+/* The functions, not the module: install() puts our own into that. */
+static void take_standard(struct fp_ext_state *state)
+{
+    PyObject *standard = PyImport_ImportModule("faulthandler");
+    if (standard != NULL) {
+        state->standard_later = PyObject_GetAttrString(standard, "dump_traceback_later");
+        state->standard_cancel = PyObject_GetAttrString(standard, "cancel_dump_traceback_later");
+        Py_DECREF(standard);
+    }
+    PyErr_Clear(); /* an interpreter with a GIL of its own can't have it */
+}
+
 static int module_exec(PyObject *module)
 {
     enum fp_status status = fp_ext_start();
@@ -207,9 +219,7 @@ static int module_exec(PyObject *module)
         return -1;
     if (status != FP_OK)
         return delegate(module, status);
-    state_of(module)->standard = PyImport_ImportModule("faulthandler");
-    if (state_of(module)->standard == NULL)
-        PyErr_Clear(); /* an interpreter with a GIL of its own can't have it */
+    take_standard(state_of(module));
     if (PyModule_AddFunctions(module, fp_ext_timed_methods) < 0 ||
         PyModule_AddFunctions(module, fp_ext_host_methods) < 0)
         return -1;
@@ -221,7 +231,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     struct fp_ext_state *state = state_of(module);
     Py_VISIT(state->enable_file);
     Py_VISIT(state->later_file);
-    Py_VISIT(state->standard);
+    Py_VISIT(state->standard_later);
+    Py_VISIT(state->standard_cancel);
     for (int i = 0; i < NSIG; i++)
         Py_VISIT(state->user_files[i]);
     return 0;
@@ -240,7 +251,8 @@ static int module_clear(PyObject *module)
             (void)fp_user_unregister(i);
     Py_CLEAR(state->enable_file);
     Py_CLEAR(state->later_file);
-    Py_CLEAR(state->standard);
+    Py_CLEAR(state->standard_later);
+    Py_CLEAR(state->standard_cancel);
     for (int i = 0; i < NSIG; i++)
         Py_CLEAR(state->user_files[i]);
     return 0;
