@@ -32,7 +32,7 @@ class _Traceback:
         self.patches = []
 
     def put(self):
-        """Also methods of StackSummary, which TracebackException and asyncio call: the classes stay the interpreter's."""
+        """Also methods of StackSummary, which TracebackException and asyncio call; classes stay the interpreter's."""
         from . import traceback as ours
 
         standard = ours._faultproof_standard
@@ -70,7 +70,7 @@ class _Traceback:
         return None
 
     def _listen(self, loader):
-        """Let us know when the loader has run.  One that is a class, or has no attributes, is everybody's: left alone."""
+        """Let us know when the loader has run.  A class, or one without attributes, is everybody's: left alone."""
         if isinstance(loader, type) or not hasattr(loader, "__dict__") or "exec_module" in vars(loader):
             return
         run = loader.exec_module
@@ -84,7 +84,7 @@ class _Traceback:
         loader.exec_module = exec_module
 
     def _arrived(self):
-        try:
+        try:  # noqa: SIM105  contextlib would have to be imported
             self.put()
         except Exception:
             pass  # the program's own import of traceback has worked, and must not fail because of us

@@ -53,7 +53,11 @@ kept = None
 
 def _options(all_threads, c_stack):
     """Arguments of enable(); c_stack is known to the standard module from 3.14 on."""
-    return {"all_threads": all_threads, "c_stack": c_stack} if sys.version_info >= (3, 14) else {"all_threads": all_threads}
+    return (
+        {"all_threads": all_threads, "c_stack": c_stack}
+        if sys.version_info >= (3, 14)
+        else {"all_threads": all_threads}
+    )
 
 
 def _standard_was_enabled_with(ours):
@@ -148,12 +152,12 @@ def _install_traceback(_file, _was_used):
 # One row for each drop-in: what puts it in and returns what takes it out.
 _DROP_INS = {"faulthandler": _install_faulthandler, "traceback": _install_traceback}
 
-_removers = {}  # of the rows that are installed
+_removers: dict = {}  # of the rows that are installed
 
 # One change at a time; a warning's hook may call back.
 _changing = _thread.RLock()
-# Held for the moments in which attributes of traceback change, never while anything is imported: who imports holds locks
-# of modules, and may have to put the drop-in in.  Taken after _changing.
+# Held for the moments in which attributes of traceback change, never while anything is imported: who imports holds
+# locks of modules, and may have to put the drop-in in.  Taken after _changing.
 putting = _thread.RLock()
 
 
@@ -178,7 +182,7 @@ def install(file=None):
 
 
 def install_checked(file, was_used):
-    """install() for a file that is known to be one; was_used: whether anybody can have used the standard faulthandler."""
+    """install() for a file that has been checked; was_used: whether anybody can have used the standard faulthandler."""
     with _changing:
         done = []
         try:
@@ -198,7 +202,7 @@ def uninstall():
 
 
 def _make_fork_safe():
-    """A child that was made while another thread changes something would find the lock taken and half of the work done."""
+    """A child made while another thread changes something would find the lock taken, and half of the work done."""
     import posix
 
     def before():

@@ -5,7 +5,7 @@ import sys
 
 def _registered_signals(standard, ours):
     """The signals that were registered with the standard module: those with its handler."""
-    import _signal  # not signal, which costs a start-up the import of enum
+    import _signal  # type: ignore[import-not-found]  # not signal, which imports enum
 
     handlers = {int(number): ours._handler(number) for number in _signal.valid_signals()}
     spare = max((number for number, handler in handlers.items() if handler == 0), default=None)

@@ -1,8 +1,8 @@
-"""What the start-up line in faultproof.pth does when FAULTPROOF or -X faultproof is given: both drop-ins from the start.
+"""What the start-up line in faultproof.pth does when FAULTPROOF or -X faultproof is given: both drop-ins at once.
 
-Runs once a process: in a subinterpreter, or a second time, the handler is enabled already.  Whatever is wrong here costs
-the program no more than a line on stderr.  Each millisecond is paid by every process: nothing that isn't needed is
-imported.
+Runs once a process: in a subinterpreter, or a second time, the handler is enabled already.  Whatever is wrong here
+costs the program no more than a line on stderr.  Each millisecond is paid by every process: nothing that isn't needed
+is imported.
 """
 
 import os
@@ -55,15 +55,18 @@ def open_file(path):
         raise Wrong(f"can't write to FAULTPROOF_FILE={path}: {getattr(error, 'strerror', error)}") from None
 
 
-def arm(faulthandler, value, file):
+def seconds(value):
     try:
-        faulthandler.dump_traceback_later(float(value), file=file)
-    except (OverflowError, RuntimeError, ValueError) as error:
-        raise Wrong(f"FAULTPROOF_TIMEOUT={value}: {error}; it takes seconds, as in 30 or 0.5") from None
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1e9:
+        raise Wrong(f"FAULTPROOF_TIMEOUT={value} isn't a time: it takes seconds greater than 0, as in 30 or 0.5")
+    return number
 
 
 def say(what):
-    try:
+    try:  # noqa: SIM105  contextlib would have to be imported
         sys.stderr.write(f"faultproof: {what}\n")
     except (AttributeError, OSError, ValueError):
         pass  # stderr is closed
@@ -79,7 +82,7 @@ def attempt(function, *arguments, instead=None):
 
 
 def keep(faulthandler, path):
-    """The descriptor for reports: the file's, or that of the stderr of the start; None if there is nothing to write to."""
+    """The descriptor for reports: of the file, or of the stderr of the start; None: there is nothing to write to."""
     opened = attempt(open_file, path) if path else None
     try:
         return faulthandler._keep(2 if opened is None else opened)
@@ -103,9 +106,9 @@ def enable():
     if file is None:
         return  # and what is opened next gets the number of stderr
     faulthandler.enable(file, attempt(all_threads, setting("threads"), instead=True))
-    timeout = setting("timeout")
+    timeout = setting("timeout") and attempt(seconds, setting("timeout"))
     if timeout:
-        attempt(arm, faulthandler, timeout, file)
+        faulthandler.dump_traceback_later(timeout, file=file)
 
 
 def start():
