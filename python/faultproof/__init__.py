@@ -10,6 +10,8 @@
 Nothing is changed by the import alone.
 """
 
+from ._install import install, uninstall
+
 __all__ = [
     "capabilities",
     "disable",
@@ -28,10 +30,8 @@ _LAZY = {
     "disable": "faulthandler",
     "enable": "faulthandler",
     "faulthandler": "faulthandler",
-    "install": "_install",
     "is_enabled": "faulthandler",
     "traceback": "traceback",
-    "uninstall": "_install",
 }
 
 

@@ -53,11 +53,8 @@ kept = None
 
 def _options(all_threads, c_stack):
     """Arguments of enable(); c_stack is known to the standard module from 3.14 on."""
-    return (
-        {"all_threads": all_threads, "c_stack": c_stack}
-        if sys.version_info >= (3, 14)
-        else {"all_threads": all_threads}
-    )
+    options = {"all_threads": all_threads}
+    return {**options, "c_stack": c_stack} if sys.version_info >= (3, 14) else options
 
 
 def _standard_was_enabled_with(ours):
@@ -66,16 +63,8 @@ def _standard_was_enabled_with(ours):
     if found is None:
         # whoever has replaced sys.stderr (a test runner, a notebook) would keep the report for itself
         return (stderr() if kept is None else kept), {}
-    address, descriptor, all_threads, c_stack = found
-    for file in (sys.stderr, sys.__stderr__):
-        if address == id(file):
-            return file, _options(all_threads, c_stack)
-    if address:
-        # the object is known by its address alone, and may be closed when the standard module lets go of it
-        import os
-
-        descriptor = os.dup(descriptor)
-    return descriptor, _options(all_threads, c_stack)
+    file, all_threads, c_stack = found
+    return file, _options(all_threads, c_stack)
 
 
 class _FaultHandler:
@@ -90,18 +79,18 @@ class _FaultHandler:
     def install(self, file):
         """An active standard handler is disabled and ours enabled in its place; what is pending there stays there."""
         self.was_on = self.ours.is_enabled()
-        active = self.is_enabled()
-        if active:
+        self.active = self.is_enabled()
+        if self.active:
             self.file, self.options = _standard_was_enabled_with(self.ours)
         self.patch = put(self.standard, self.functions)
         try:
-            if active:
+            if self.active:
                 self.disable()
                 self._enable_ours(file)
             self.given = self.ours._enabled()
         except BaseException:
             take_back(*self.patch)
-            if active:
+            if self.active:
                 self.enable(self.file, **self.options)
             raise
 
@@ -115,14 +104,15 @@ class _FaultHandler:
         """What is enabled stays enabled, with its file; what was ours before install() stays ours."""
         take_back(*self.patch)
         enabled = self.ours._enabled()
-        if self.was_on or enabled is None:
+        if enabled is None:
             return
-        file, all_threads, c_stack = enabled
-        options = _options(all_threads, c_stack)
-        if enabled == self.given:
-            file, options = self.file, self.options
-        self.ours.disable()
-        self.enable(file, **options)
+        if not self.was_on:
+            self.ours.disable()
+        if self.active and (self.was_on or enabled == self.given):
+            self.enable(self.file, **self.options)
+        elif not self.was_on:
+            file, all_threads, c_stack = enabled
+            self.enable(file, **_options(all_threads, c_stack))
 
 
 def _install_faulthandler(file, was_used):
@@ -161,6 +151,31 @@ _changing = _thread.RLock()
 putting = _thread.RLock()
 
 
+_fork_safe = _thread.allocate_lock()  # taken for good by who makes it so
+
+
+def _make_fork_safe():
+    """A child made while another thread changes something would find the locks taken, and half of the work done."""
+    if not _fork_safe.acquire(False):
+        return
+    import posix
+
+    forking = []  # of the threads that are in a fork: the hooks may come into force in the middle of one
+
+    def before():
+        _changing.acquire()
+        putting.acquire()
+        forking.append(_thread.get_ident())
+
+    def after():
+        if _thread.get_ident() in forking:
+            forking.remove(_thread.get_ident())
+            putting.release()
+            _changing.release()
+
+    posix.register_at_fork(before=before, after_in_parent=after, after_in_child=after)
+
+
 def _undo(names):
     for name in reversed(names):
         _removers.pop(name)()
@@ -183,6 +198,7 @@ def install(file=None):
 
 def install_checked(file, was_used):
     """install() for a file that has been checked; was_used: whether anybody can have used the standard faulthandler."""
+    _make_fork_safe()
     with _changing:
         done = []
         try:
@@ -201,19 +217,3 @@ def uninstall():
         _undo([*_removers])
 
 
-def _make_fork_safe():
-    """A child made while another thread changes something would find the lock taken, and half of the work done."""
-    import posix
-
-    def before():
-        _changing.acquire()
-        putting.acquire()
-
-    def after():
-        putting.release()
-        _changing.release()
-
-    posix.register_at_fork(before=before, after_in_parent=after, after_in_child=after)
-
-
-_make_fork_safe()

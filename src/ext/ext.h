@@ -93,7 +93,7 @@ extern PyMethodDef fp_ext_host_methods[];
 
 /* standard.c: what the standard module was enabled with, found in its memory.  `handler`: its handler's address. */
 struct fp_ext_standard {
-    uintptr_t file; /* the file object's address; 0: it was given a descriptor */
+    PyObject *file; /* borrowed from the standard module; NULL: it was given a descriptor */
     int fd, all_threads, c_stack;
 };
 /* false: not found, or not certain */

@@ -33,6 +33,16 @@ static PyObject *host_descriptor(PyObject *self, PyObject *file)
     return fd < 0 ? NULL : PyLong_FromLong(fd);
 }
 
+/* (file, all_threads, c_stack); the reference to the file is taken over, NULL: the descriptor */
+static PyObject *as_arguments(PyObject *file, int fd, bool all_threads, bool c_stack)
+{
+    if (file == NULL)
+        file = PyLong_FromLong(fd);
+    if (file == NULL)
+        return NULL;
+    return Py_BuildValue("(NOO)", file, all_threads ? Py_True : Py_False, c_stack ? Py_True : Py_False);
+}
+
 /* _enabled() -> None, or (file, all_threads, c_stack) as enable() would take them */
 static PyObject *host_enabled(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
@@ -45,11 +55,7 @@ static PyObject *host_enabled(PyObject *self, PyObject *Py_UNUSED(ignored))
     file = state->enable_file;
     Py_XINCREF(file);
     FP_END_LOCKED
-    if (file == NULL)
-        file = PyLong_FromLong(config.dump.fd);
-    return file == NULL ? NULL
-                        : Py_BuildValue("(NOO)", file, config.dump.all_threads ? Py_True : Py_False,
-                                        config.dump.c_stack ? Py_True : Py_False);
+    return as_arguments(file, config.dump.fd, config.dump.all_threads, config.dump.c_stack);
 }
 
 /* _take_again(): takes the signals that somebody else's disable() has given back over our head */
@@ -62,7 +68,7 @@ static PyObject *host_take_again(PyObject *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* _standard_enabled(handler) -> None, or (file object's address or 0, descriptor, all_threads, c_stack) */
+/* _standard_enabled(handler) -> None, or (file, all_threads, c_stack) as enable() would take them */
 static PyObject *host_standard_enabled(PyObject *self, PyObject *handler)
 {
     struct fp_ext_standard found;
@@ -72,8 +78,8 @@ static PyObject *host_standard_enabled(PyObject *self, PyObject *handler)
         return NULL;
     if (!fp_ext_standard_find((uintptr_t)address, &found))
         Py_RETURN_NONE;
-    return Py_BuildValue("(KiOO)", (unsigned long long)found.file, found.fd, found.all_threads ? Py_True : Py_False,
-                         found.c_stack ? Py_True : Py_False);
+    Py_XINCREF(found.file);
+    return as_arguments(found.file, found.fd, found.all_threads, found.c_stack);
 }
 
 /* _keep(fd) -> a duplicate, remembered: what is written to it later goes to this file or, once it isn't this file any

@@ -74,13 +74,29 @@ static int search_object(struct dl_phdr_info *object, size_t size, void *context
     return 1;
 }
 
+/* Whether an object is there: its type has a type, whose type is type's own.  Read safely: it may be anything. */
+static bool is_object(const void *address)
+{
+    struct fp_session *s = fp_session_acquire(fp_ext_target(), true, 10000000000);
+    fp_addr at = (fp_addr)(uintptr_t)address;
+    if (s == NULL)
+        return false;
+    for (int i = 0; i < 3; i++)
+        at = fp_load64(&s->reader, at + offsetof(PyObject, ob_type));
+    bool found = !fp_reader_faulted(&s->reader) && at == (fp_addr)(uintptr_t)&PyType_Type;
+    fp_session_release(s);
+    return found;
+}
+
 bool fp_ext_standard_find(uintptr_t handler, struct fp_ext_standard *found)
 {
     struct search search = {.handler = handler, .interp = PyInterpreterState_Get()};
     if (dl_iterate_phdr(search_object, &search) == 0 || search.n_found != 1)
         return false;
+    if (search.found.file != NULL && !is_object(search.found.file))
+        return false;
     *found = (struct fp_ext_standard){
-        .file = (uintptr_t)search.found.file,
+        .file = search.found.file,
         .fd = search.found.fd,
         .all_threads = search.found.all_threads,
         .c_stack = PY_VERSION_HEX >= 0x030e0000 ? search.found.c_stack : 0,
