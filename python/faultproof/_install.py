@@ -115,6 +115,21 @@ class _FaultHandler:
             self.enable(file, **_options(all_threads, c_stack))
 
 
+def _may_go_on(ours):
+    """Whether the standard module can have a user signal or a watchdog: a look that is quick where it has none."""
+    import _signal  # type: ignore[import-not-found]  # not signal, which imports enum
+    import posix
+
+    known = (0, 1, ours._handler(_signal.SIGINT))  # default, ignored, Python's own handler
+    fatal = (_signal.SIGSEGV, _signal.SIGFPE, _signal.SIGABRT, _signal.SIGBUS, _signal.SIGILL)
+    if any(ours._handler(number) not in known for number in _signal.valid_signals() if number not in fatal):
+        return True
+    try:
+        return posix.stat("/proc/self/task").st_nlink != 3  # a directory's two links, and one for each thread
+    except OSError:
+        return False
+
+
 def _install_faulthandler(file, was_used):
     try:
         import faulthandler as standard
@@ -124,7 +139,7 @@ def _install_faulthandler(file, was_used):
 
     if not ours._capabilities()["faulthandler"]:
         return _nothing
-    if was_used:
+    if was_used and _may_go_on(ours):
         from . import _pending
 
         _pending.warn_of_what_stays(standard, ours)  # first: the warning may be an error

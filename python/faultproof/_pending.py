@@ -48,11 +48,6 @@ def _watchdog_pends():
     import os
     import time
 
-    try:
-        if os.stat("/proc/self/task").st_nlink == 3:
-            return False  # one thread: a directory has two links, and one for each directory in it
-    except OSError:
-        return False
     threading = sys.modules.get("threading")
     pythons = {str(thread.native_id) for thread in threading.enumerate()} if threading else {str(os.getpid())}
     for _ in range(200):  # a thread that was just made gets some milliseconds to begin
