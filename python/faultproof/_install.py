@@ -115,15 +115,20 @@ class _FaultHandler:
             self.enable(file, **_options(all_threads, c_stack))
 
 
-def _may_go_on(ours):
-    """Whether the standard module can have a user signal or a watchdog: a look that is quick where it has none."""
+def _taken_signals(ours):
+    """Signals that somebody's C code handles, with the handlers: the standard module's may be among them."""
     import _signal  # type: ignore[import-not-found]  # not signal, which imports enum
-    import posix
 
     known = (0, 1, ours._handler(_signal.SIGINT))  # default, ignored, Python's own handler
     fatal = (_signal.SIGSEGV, _signal.SIGFPE, _signal.SIGABRT, _signal.SIGBUS, _signal.SIGILL)
-    if any(ours._handler(number) not in known for number in _signal.valid_signals() if number not in fatal):
-        return True
+    handlers = {number: ours._handler(number) for number in _signal.valid_signals() if number not in fatal}
+    return {int(number): handler for number, handler in handlers.items() if handler not in known}
+
+
+def _has_threads():
+    """Whether there is more than one thread; the standard module's watchdog is one."""
+    import posix
+
     try:
         return posix.stat("/proc/self/task").st_nlink != 3  # a directory's two links, and one for each thread
     except OSError:
@@ -139,10 +144,11 @@ def _install_faulthandler(file, was_used):
 
     if not ours._capabilities()["faulthandler"]:
         return _nothing
-    if was_used and _may_go_on(ours):
+    taken = _taken_signals(ours) if was_used else {}
+    if taken or (was_used and _has_threads()):
         from . import _pending
 
-        _pending.warn_of_what_stays(standard, ours)  # first: the warning may be an error
+        _pending.warn_of_what_stays(standard, ours, taken)  # first: the warning may be an error
     handler = _FaultHandler(standard, ours)
     handler.install(file)
     return handler.remove
@@ -230,5 +236,3 @@ def uninstall():
     """Put the standard modules' functions back.  Nothing happens when nothing is installed."""
     with _changing:
         _undo([*_removers])
-
-

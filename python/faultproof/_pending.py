@@ -3,19 +3,18 @@
 import sys
 
 
-def _registered_signals(standard, ours):
-    """The signals that were registered with the standard module: those with its handler."""
-    import _signal  # type: ignore[import-not-found]  # not signal, which imports enum
+def _registered_signals(standard, ours, taken):
+    """The signals that were registered with the standard module: those of the taken ones with its handler."""
+    import signal
 
-    handlers = {int(number): ours._handler(number) for number in _signal.valid_signals()}
-    spare = max((number for number, handler in handlers.items() if handler == 0), default=None)
-    if spare is None or not any(handler > 1 for handler in handlers.values()):
+    spare = max((number for number in signal.valid_signals() if ours._handler(number) == 0), default=None)
+    if spare is None or not taken:
         return []
     # the module doesn't tell its handler's address: for a moment a signal that nobody uses has it
     standard.register(spare, 2)
     address = ours._handler(spare)
     standard.unregister(spare)
-    return [number for number, handler in handlers.items() if handler == address]
+    return [number for number, handler in taken.items() if handler == address]
 
 
 # All signals but SIGKILL, SIGSTOP and the two that glibc keeps: what the thread of the standard watchdog blocks, and
@@ -60,9 +59,9 @@ def _watchdog_pends():
     return False
 
 
-def warn_of_what_stays(standard, ours):
+def warn_of_what_stays(standard, ours, taken):
     """Say what goes on in the standard module, whose names will be ours."""
-    stays = [f"signal {number} stays registered" for number in _registered_signals(standard, ours)]
+    stays = [f"signal {number} stays registered" for number in _registered_signals(standard, ours, taken)]
     if _watchdog_pends():
         stays.append("a call of dump_traceback_later() stays pending")
     if stays:

@@ -191,7 +191,11 @@ def test_reports_go_where_the_standard_handlers_went(tmp_path, enabled, where):
         ("faultproof.install(); faulthandler.enable(); faultproof.uninstall()", True, False),
         ("standard(); faultproof.install(); faulthandler.disable(); faultproof.uninstall()", False, False),
         ("standard(); ours.enable(); faultproof.install(); faultproof.uninstall()", True, True),
-        ("ours.enable(); standard(); faultproof.install(); assert ours.is_enabled(); faultproof.uninstall()", True, True),
+        (
+            "ours.enable(); standard(); faultproof.install(); assert ours.is_enabled(); faultproof.uninstall()",
+            True,
+            True,
+        ),
     ],
 )
 def test_what_is_enabled_afterwards(program, standard, ours):
