@@ -132,6 +132,7 @@ static PyObject *enable(PyObject *module, PyObject *args, PyObject *kwargs)
     config.dump.fd = fp_ext_fileno(o.file, true, &keep);
     if (config.dump.fd < 0)
         return NULL;
+    config.only_notes = fp_ext_signal_handler();
     FP_BEGIN_LOCKED(module)
     error = fp_fatal_enable(&config);
     old = state_of(module)->enable_file;

@@ -426,7 +426,7 @@ enum fp_status fp_dump_on(struct fp_session *s, const struct fp_dump_options *op
         d.held_gil = gil_of(&s->walk, interp);
     if (options->all_threads && options->style.thread_names)
         d.tasks = open("/proc/self/task", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (options->all_threads && options->style.gil_note && caller->context != NULL)
+    if (options->all_threads && options->style.gil_note && caller->fatal)
         show_after_note(&d);
     else if (options->all_threads)
         show_all(&d, false);
@@ -436,7 +436,7 @@ enum fp_status fp_dump_on(struct fp_session *s, const struct fp_dump_options *op
         FP_OUT_LITERAL(d.out, "\n");
         fp_c_stack_show(d.out, &s->reader, &s->unwind, caller->context);
     }
-    if (caller->modules && options->style.modules)
+    if (caller->fatal && options->style.modules)
         show_modules(&d);
     fp_out_close(d.out);
     if (d.tasks >= 0)
