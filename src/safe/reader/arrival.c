@@ -162,12 +162,6 @@ void fp_arrival_end(const struct fp_arrival *a)
         atomic_compare_exchange_strong(&marks[a->mark].thread, &self, 0);
 }
 
-void fp_arrival_after_fork(void)
-{
-    for (int i = 0; i < MARKS; i++)
-        atomic_store(&marks[i].thread, 0);
-}
-
 void fp_arrival_call(const struct fp_arrival *a, const struct sigaction *handler)
 {
     sigset_t mask = handler->sa_mask, before;
@@ -239,4 +233,13 @@ bool fp_sent_is_put_off(const struct fp_arrival *a)
         atomic_store(&put_off.came[a->signo], true);
     }
     return true;
+}
+
+void fp_arrival_after_fork(void)
+{
+    for (int i = 0; i < MARKS; i++)
+        atomic_store(&marks[i].thread, 0);
+    atomic_store(&put_off.thread, 0);
+    for (int signo = 1; signo < NSIG; signo++)
+        atomic_store(&put_off.came[signo], false);
 }

@@ -55,10 +55,15 @@ static bool is_ours(int signo)
     return sigaction(signo, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_fatal;
 }
 
+bool fp_guard_in_place(void)
+{
+    return is_ours(SIGSEGV) && is_ours(SIGBUS);
+}
+
 bool fp_guard_ready(void)
 {
     sigset_t blocked;
-    if (!is_ours(SIGSEGV) || !is_ours(SIGBUS) || pthread_sigmask(SIG_BLOCK, NULL, &blocked) != 0)
+    if (!fp_guard_in_place() || pthread_sigmask(SIG_BLOCK, NULL, &blocked) != 0)
         return false;
     return !sigismember(&blocked, SIGSEGV) && !sigismember(&blocked, SIGBUS);
 }

@@ -20,6 +20,8 @@ FP_HIDDEN void fp_guard_require(void);
 /* The same, but only if it wasn't placed before, by enable() or for a reading: a library that took the handlers since
    keeps them, and the dump picks another reader. */
 FP_HIDDEN void fp_guard_require_once(void);
+/* Is the handler of SIGSEGV and SIGBUS ours?  Any context. */
+FP_HIDDEN bool fp_guard_in_place(void);
 /* Is the handler of SIGSEGV and SIGBUS ours, and are both unblocked in this thread?  Any context. */
 FP_HIDDEN bool fp_guard_ready(void);
 
