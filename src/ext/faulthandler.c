@@ -208,6 +208,7 @@ static int module_exec(PyObject *module)
         return -1;
     if (status != FP_OK)
         return delegate(module, status);
+    fp_ext_give_back_at_end();
     state_of(module)->standard = PyImport_ImportModule("faulthandler");
     if (state_of(module)->standard == NULL)
         PyErr_Clear(); /* an interpreter with a GIL of its own can't have it */

@@ -6,6 +6,7 @@
 
 #include "trigger/fatals.h"
 #include "trigger/user.h"
+#include "trigger/watchdog.h"
 
 static pthread_mutex_t control = PTHREAD_MUTEX_INITIALIZER;
 static atomic_bool guard_required; /* by more than enable(); written under control */
@@ -126,6 +127,19 @@ bool fp_user_unregister(int signo)
     }
     pthread_mutex_unlock(&control);
     return was;
+}
+
+void fp_control_end(void)
+{
+    fp_watchdog_end();
+    for (int signo = 1; signo < NSIG; signo++)
+        (void)fp_user_unregister(signo);
+    (void)fp_fatal_disable();
+    pthread_mutex_lock(&control);
+    guard_required = guard_placed = false;
+    for (size_t i = 0; i < FP_FATALS; i++)
+        fp_fatal_restore(&fp_fatals[i]);
+    pthread_mutex_unlock(&control);
 }
 
 static void before_fork(void)

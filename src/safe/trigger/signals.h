@@ -35,6 +35,9 @@ FP_HIDDEN bool fp_fatal_is_enabled(void);
 
 /* Once a process, in normal context, before anything else here: makes fork() safe.  0 or an errno value. */
 FP_HIDDEN int fp_control_start(void);
+/* Normal context, when the interpreter is gone: gives everything back, the guard's signals and user signals too.  What
+   somebody has put over ours stays, and may go on calling our handlers.  All can be installed again. */
+FP_HIDDEN void fp_control_end(void);
 /* Is this one of the signals that enable() handles? */
 FP_HIDDEN bool fp_fatal_handles(int signo);
 
