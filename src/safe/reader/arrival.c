@@ -215,13 +215,29 @@ void fp_sent_put_off(void)
     atomic_store(&put_off.thread, (int)bare(SYS_gettid, 0, 0, 0, 0));
 }
 
-void fp_sent_requeue(void)
+/* Only the main thread may queue to the process what kill() sends (kernel/signal.c, do_rt_sigqueueinfo): from another
+   process it comes as if by sigqueue(), with its sender. */
+static void requeue(int signo, siginfo_t *info)
 {
     long pid = bare(SYS_getpid, 0, 0, 0, 0);
+    bool by_kill = info->si_code == SI_USER || info->si_code == SI_TKILL;
+    if (by_kill && info->si_pid == (pid_t)pid) {
+        bare(SYS_kill, pid, signo, 0, 0);
+        return;
+    }
+    if (by_kill) {
+        info->si_code = SI_QUEUE;
+        info->si_value.sival_ptr = NULL;
+    }
+    bare(SYS_rt_sigqueueinfo, pid, signo, (long)info, 0);
+}
+
+void fp_sent_requeue(void)
+{
     atomic_store(&put_off.thread, 0);
     for (int signo = 1; signo < NSIG; signo++)
         if (atomic_exchange(&put_off.came[signo], false))
-            bare(SYS_rt_sigqueueinfo, pid, signo, (long)&put_off.info[signo], 0);
+            requeue(signo, &put_off.info[signo]);
 }
 
 bool fp_sent_is_put_off(const struct fp_arrival *a)

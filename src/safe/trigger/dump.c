@@ -20,6 +20,7 @@ struct dump {
     fp_addr current;  /* the current thread's state; 0: none */
     fp_addr held_gil; /* interpreters whose GIL is this one stand still; 0: none does */
     bool current_own; /* the current thread is the calling one */
+    bool time_is_up;  /* and the report says so */
     uint64_t shown;   /* threads */
     int tasks;        /* a descriptor of /proc/self/task for the dump's time, for thread names; -1: none */
 };
@@ -152,6 +153,7 @@ static void show_still(struct dump *d, fp_addr tstate)
         if (status == FP_OK && fp_now_ns() > w->deadline_ns)
             status = FP_TIME;
     } while (status == FP_OK && !w->raw_complete);
+    d->time_is_up |= status == FP_TIME;
     fp_text_end(d->out, status == FP_OK && shown == 0 ? FP_NO_FRAME : status, w->bad_address);
 }
 
@@ -290,10 +292,13 @@ static bool told_to_stop(struct dump *d)
     const struct fp_dump_caller *c = d->caller;
     if (c->stop != NULL && __atomic_load_n(c->stop, __ATOMIC_RELAXED) != c->stop_if_not)
         return true;
-    if (fp_now_ns() <= d->walk->deadline_ns)
+    if (fp_now_ns() <= d->walk->deadline_ns && !d->time_is_up)
         return false;
-    FP_OUT_LITERAL(d->out, "\n");
-    fp_text_end(d->out, FP_TIME, 0);
+    if (!d->time_is_up) {
+        FP_OUT_LITERAL(d->out, "\n");
+        fp_text_end(d->out, FP_TIME, 0);
+    }
+    d->time_is_up = true;
     return true;
 }
 
