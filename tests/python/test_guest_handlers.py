@@ -222,7 +222,7 @@ def test_old_c_code_takes_a_signal(library, signo):
 @pytest.mark.parametrize("how", ["fault", "send"])
 def test_only_the_guard_is_called_by_somebody(library, form, how):
     """No report is wanted; the process ends as it does without us."""
-    code = "fh.dump_traceback(null)\nlib.take(11, %d, 0, 1)\nsignal.alarm(20)\nlib.%s(11)" % (FORMS.index(form), how)
+    code = f"fh.dump_traceback(null)\nlib.take(11, {FORMS.index(form)}, 0, 1)\nsignal.alarm(20)\nlib.{how}(11)"
     done = run("ours", code, library)
     assert (done.returncode, reports(done)) == (-11, 0), done
 
