@@ -8,43 +8,29 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "reader/reader.h"
 
 /* No memory protection is finer. */
-enum { PAGE = 4096, NO_SUCH_HOW = -1 };
+enum { PAGE = 4096 };
 
 static atomic_bool filter_expected;
 
-/* Of a page, by one aligned word in it.  The kernel copies the set before it looks at `how` (Linux, kernel/signal.c):
-   EFAULT for a bad address, else EINVAL, and nothing changes. */
-static bool is_readable(fp_addr address)
-{
-    errno = 0;
-    return syscall(SYS_rt_sigprocmask, NO_SUCH_HOW, address & ~(fp_addr)7, NULL, 8) != 0 && errno == EINVAL;
-}
-
 static int copy_mask(struct fp_reader *r, void *to, fp_addr from, size_t n)
 {
-    int saved = errno;
     bool good = from + n >= from;
     (void)r;
     for (fp_addr at = from; good && at < from + n; at = (at | (PAGE - 1)) + 1)
-        good = is_readable(at);
-    errno = saved;
+        good = fp_word_readable(at & ~(fp_addr)7);
     return good ? fp_guard_copy(to, (const void *)(uintptr_t)from, n) : -1;
 }
 
 /* An emulator may take any address for good. */
 static bool mask_tells(void)
 {
-    int saved = errno;
-    bool tells = !is_readable((fp_addr)-PAGE) && errno == EFAULT;
-    errno = saved;
-    return tells;
+    return !fp_word_readable((fp_addr)-PAGE);
 }
 
 static int copy_vm(struct fp_reader *r, void *to, fp_addr from, size_t n)
