@@ -1,5 +1,7 @@
-"""What the wrappers around CPython's allocators cost, in ns an operation: not enabled, enabled before any thread started (the raw
-domain alone is wrapped), and enabled while a thread waits that has no alternate stack yet (memory and objects too).
+"""What the wrappers around CPython's allocators cost, in ns an operation.
+
+plain: not enabled.  enabled: before any thread started, so that the raw domain alone is wrapped.  a thread waits: one
+that ran before and has no alternate stack yet, so that memory and objects are wrapped too.
 
 Usage: python bench/allocations.py
 """
@@ -46,10 +48,9 @@ def main() -> None:
         faulthandler.enable(fd)
         rounds["enabled"].append(measure())
         faulthandler.disable()
-        stop, ready = threading.Event(), threading.Event()
-        thread = threading.Thread(target=lambda: (ready.set(), stop.wait()))
+        stop = threading.Event()
+        thread = threading.Thread(target=stop.wait)
         thread.start()
-        ready.wait()
         faulthandler.enable(fd)
         rounds["a thread waits"].append(measure())
         stop.set()
