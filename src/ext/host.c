@@ -26,10 +26,10 @@ static PyObject *host_handler(PyObject *self, PyObject *signo)
 /* _descriptor(file) -> what enable(file) would write to, or its exception */
 static PyObject *host_descriptor(PyObject *self, PyObject *file)
 {
-    PyObject *keep;
+    struct fp_ext_file checked;
     (void)self;
-    int fd = fp_ext_fileno(file, false, &keep);
-    Py_XDECREF(keep);
+    int fd = fp_ext_fileno(file, false, &checked);
+    Py_XDECREF(checked.object);
     return fd < 0 ? NULL : PyLong_FromLong(fd);
 }
 
@@ -51,10 +51,10 @@ static PyObject *host_enabled(PyObject *self, PyObject *Py_UNUSED(ignored))
     PyObject *file;
     if (!fp_fatal_options(&config))
         Py_RETURN_NONE;
-    FP_BEGIN_LOCKED(self)
-    file = state->enable_file;
+    fp_ext_files_lock();
+    file = state->files[FP_USE_ENABLE];
     Py_XINCREF(file);
-    FP_END_LOCKED
+    fp_ext_files_unlock();
     return as_arguments(file, config.dump.fd, config.dump.all_threads, config.dump.c_stack);
 }
 

@@ -13,8 +13,9 @@
 static const char *reader_name(enum fp_reader_kind kind)
 {
     static const char *const names[] = {
-        [FP_READER_NONE] = "none",          [FP_READER_GUARD] = "guarded copy", [FP_READER_VM] = "process_vm_readv",
-        [FP_READER_MEM] = "/proc/self/mem", [FP_READER_PIPE] = "pipe",          [FP_READER_TEST] = "test",
+        [FP_READER_NONE] = "none",           [FP_READER_GUARD] = "guarded copy", [FP_READER_MASK] = "rt_sigprocmask",
+        [FP_READER_VM] = "process_vm_readv", [FP_READER_MEM] = "/proc/self/mem", [FP_READER_PIPE] = "pipe",
+        [FP_READER_TEST] = "test",
     };
     return names[kind];
 }
@@ -198,8 +199,7 @@ static void keep_all_threads(struct fp_image *image, int null_fd, bool still)
                                             .max_frames = 100,
                                             .max_chars = 500,
                                             .budget_ns = 10000000000};
-    const struct fp_dump_caller caller = {
-        .thread_id = image->head.thread_id, .is_this_thread = still, .modules = still};
+    const struct fp_dump_caller caller = {.thread_id = image->head.thread_id, .is_this_thread = still, .fatal = still};
     struct fp_session *s = fp_session_acquire(&image->target, true, options.budget_ns);
     if (s == NULL)
         return;

@@ -31,18 +31,25 @@ int fp_kept_remember(int fd)
     return 0;
 }
 
+static bool is_there(int fd)
+{
+    int saved = errno;
+    struct stat now;
+    bool there = fstat(fd, &now) == 0 && is_kept_file(&now);
+    errno = saved;
+    return there;
+}
+
 int fp_kept_resolve(int fd)
 {
-    struct stat now;
     if (fd < 0 || fd != atomic_load(&kept.fd))
         return fd;
-    return fstat(fd, &now) == 0 && is_kept_file(&now) ? fd : STDERR_FILENO;
+    return is_there(fd) ? fd : STDERR_FILENO;
 }
 
 bool fp_kept_is_stderr(int fd)
 {
-    struct stat now;
     if (fp_kept_resolve(fd) == STDERR_FILENO)
         return true;
-    return fd >= 0 && fd == atomic_load(&kept.fd) && fstat(STDERR_FILENO, &now) == 0 && is_kept_file(&now);
+    return fd >= 0 && fd == atomic_load(&kept.fd) && is_there(STDERR_FILENO);
 }
