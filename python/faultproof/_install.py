@@ -13,8 +13,8 @@ import sys
 _ABSENT = object()  # stands for the value of an attribute that wasn't there
 
 
-def put(holder, values):
-    """Put attributes into a module or class; returns what take_back() needs."""
+def _put(holder, values):
+    """Put attributes into a module or class; returns what _take_back() needs."""
     before = {name: vars(holder).get(name, _ABSENT) for name in values}
     if isinstance(holder, type):
         for name, value in values.items():
@@ -24,8 +24,8 @@ def put(holder, values):
     return holder, values, before
 
 
-def take_back(holder, values, before):
-    """Undo ``put``.  What somebody else has put there meanwhile stays."""
+def _take_back(holder, values, before):
+    """Undo ``_put``.  What somebody else has put there meanwhile stays."""
     for name, value in values.items():
         if vars(holder).get(name, _ABSENT) is not value:
             continue
@@ -82,14 +82,14 @@ class _FaultHandler:
         self.active = self.is_enabled()
         if self.active:
             self.file, self.options = _standard_was_enabled_with(self.ours)
-        self.patch = put(self.standard, self.functions)
+        self.patch = _put(self.standard, self.functions)
         try:
             if self.active:
                 self.disable()
                 self._enable_ours(file)
             self.given = self.ours._enabled()
         except BaseException:
-            take_back(*self.patch)
+            _take_back(*self.patch)
             if self.active:
                 self.enable(self.file, **self.options)
             raise
@@ -102,7 +102,7 @@ class _FaultHandler:
 
     def remove(self):
         """What is enabled stays enabled, with its file; what was ours before install() stays ours."""
-        take_back(*self.patch)
+        _take_back(*self.patch)
         enabled = self.ours._enabled()
         if enabled is None:
             return
@@ -154,10 +154,58 @@ def _install_faulthandler(file, was_used):
     return handler.remove
 
 
-def _install_traceback(_file, _was_used):
-    from . import _deferred
+def _methods(standard, methods):
+    """Those of StackSummary's methods that nobody has replaced, as the class holds them."""
+    found = {}
+    for name, function in methods.items():
+        before = vars(standard.StackSummary).get(name)
+        if getattr(before, "__func__", before) is function.__wrapped__:
+            found[name] = classmethod(function) if isinstance(before, classmethod) else function
+    return found
 
-    return _deferred.install()
+
+class _Traceback:
+    """The traceback drop-in in the place of the standard one, and what was there before."""
+
+    def __init__(self):
+        self.removed = False
+        self.patches = []
+        self.finder = None
+
+    def install(self):
+        """At once where the standard module is imported; else when it is."""
+        module = sys.modules.get("traceback")
+        if isinstance(module, type(sys)):
+            self.put()
+        elif "traceback" not in sys.modules:
+            from . import _deferred
+
+            self.finder = _deferred.Finder("traceback", self.put)
+
+    def put(self):
+        """Also methods of StackSummary, which TracebackException and asyncio call; classes stay the interpreter's."""
+        from . import traceback as ours
+
+        standard = ours._faultproof_standard
+        functions = {**ours._functions, "format_exc_bytes": ours.format_exc_bytes}
+        with _putting:
+            if not self.removed:
+                self.patches.append(_put(standard, functions))
+                self.patches.append(_put(standard.StackSummary, _methods(standard, ours._methods)))
+
+    def remove(self):
+        with _putting:
+            self.removed = True
+            while self.patches:
+                _take_back(*self.patches.pop())
+        if self.finder is not None:
+            self.finder.leave()
+
+
+def _install_traceback(_file, _was_used):
+    drop_in = _Traceback()
+    drop_in.install()
+    return drop_in.remove
 
 
 # One row for each drop-in: what puts it in and returns what takes it out.
@@ -169,7 +217,7 @@ _removers: dict = {}  # of the rows that are installed
 _changing = _thread.RLock()
 # Held for the moments in which attributes of traceback change, never while anything is imported: who imports holds
 # locks of modules, and may have to put the drop-in in.  Taken after _changing.
-putting = _thread.RLock()
+_putting = _thread.RLock()
 
 
 _fork_safe = _thread.allocate_lock()  # taken for good by who makes it so
@@ -185,13 +233,13 @@ def _make_fork_safe():
 
     def before():
         _changing.acquire()
-        putting.acquire()
+        _putting.acquire()
         forking.append(_thread.get_ident())
 
     def after():
         if _thread.get_ident() in forking:
             forking.remove(_thread.get_ident())
-            putting.release()
+            _putting.release()
             _changing.release()
 
     posix.register_at_fork(before=before, after_in_parent=after, after_in_child=after)
