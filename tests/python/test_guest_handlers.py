@@ -206,7 +206,7 @@ def test_somebody_calls_our_handler(library, form, signo, how):
 
 @needs_cc
 @pytest.mark.parametrize("flags", [0, NODEFER, RESETHAND, ONSTACK, NODEFER | RESETHAND])
-@pytest.mark.parametrize("form", FORMS[:8])
+@pytest.mark.parametrize("form", ["by number", "null", "copies", "ends"])
 def test_somebodys_handler_has_flags(library, form, flags):
     code = f"fh.enable()\nlib.take(11, {FORMS.index(form)}, ctypes.c_int({flags}), 1)\nsignal.alarm(20)\nlib.fault(11)"
     assert reports(compared(code, library)) == 1
