@@ -325,6 +325,62 @@ lib.{how}(11)
     assert (done.returncode, reports(done)) == (-11, enabled), done
 
 
+BOTH = """
+import faulthandler as std, itertools
+def each(calls, end, check):
+    # every order of four calls, each in a child; what goes to descriptor 2 is told from what goes to 9
+    for order in itertools.product(calls, repeat=4):
+        files = [os.memfd_create("text") for i in range(2)]
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)
+            os.dup2(files[0], 2); os.dup2(files[1], 9)
+            for call in order: eval(call)
+            end()
+            os._exit(0)
+        status = os.waitpid(pid, 0)[1]
+        text = [os.pread(file, 1 << 20, 0) for file in files]
+        for file in files: os.close(file)
+        wrong = check(order, status, *(part.count(b"most recent call first):\\n") for part in text))
+        if wrong: print(order, wrong, status, text)
+"""
+
+
+def test_both_modules_take_the_fatal_signals_in_every_order():
+    """Each has what was there before, the other one's too: no circle, one report of each at most, the right end."""
+    code = (
+        BOTH
+        + """
+def check(order, status, ours, theirs):
+    rest = order[len(order) - order[::-1].index("fh.enable(2)"):] if "fh.enable(2)" in order else ["fh.disable()"]
+    # the standard module's disable() takes ours out
+    return status & 127 != 11 or ours > 1 or theirs > 1 or (ours == 0 and not {"fh.disable()", "std.disable()"} & {*rest})
+calls = ["fh.enable(2)", "fh.disable()", "std.enable(9)", "std.disable()"]
+each(calls, lambda: ctypes.string_at(0), check)
+each(calls, lambda: os.kill(os.getpid(), 11), check)
+"""
+    )
+    done = run("ours", code, timeout=120)
+    assert (done.returncode, done.stdout) == (0, ""), done
+
+
+def test_both_modules_take_a_user_signal_in_every_order():
+    code = (
+        BOTH
+        + """
+signal.signal(10, lambda *a: calls_seen.append(1))
+calls_seen = []
+def end():
+    for i in range(2): os.kill(os.getpid(), 10)
+    os._exit(0 if len(calls_seen) <= 2 else 9)
+each(["fh.register(10, 2, chain=True)", "fh.unregister(10)", "std.register(10, 9, chain=True)", "std.unregister(10)"],
+     end, lambda order, status, ours, theirs: status or ours > 2 or theirs > 4)
+"""
+    )
+    done = run("ours", code, timeout=120)
+    assert (done.returncode, done.stdout) == (0, ""), done
+
+
 @needs_cc
 @pytest.mark.parametrize("signo", FATAL)
 @pytest.mark.parametrize(

@@ -114,6 +114,13 @@ static bool left_behind(const struct fp_arrival *a, int i, uintptr_t at)
     return (uintptr_t)arrival < at || arrival->seal != atomic_load(&marks[i].seal);
 }
 
+/* Who is called may raise the signal in place of calling us, as the standard module does. */
+static bool is_called_or_raised(const struct fp_arrival *a)
+{
+    return !a->by_kernel ||
+           (fp_was_sent(a) && a->info->si_code >= SI_TKILL && a->info->si_pid == (pid_t)bare(SYS_getpid, 0, 0, 0, 0));
+}
+
 static void look_at(struct fp_arrival *a, int i)
 {
     bool foreign = atomic_load(&marks[i].foreign);
@@ -126,7 +133,7 @@ static void look_at(struct fp_arrival *a, int i)
         atomic_store(&marks[i].thread, 0);
     }
     else if (reaches(frame, at) && foreign) {
-        a->circles += signo == a->signo && !a->by_kernel;
+        a->circles += signo == a->signo && is_called_or_raised(a);
     }
     else if (reaches(frame, at)) {
         a->nested = true;

@@ -22,7 +22,7 @@ struct fp_arrival {
     int thread;       /* the kernel's id of the calling thread */
     bool nested;      /* our own code, in an earlier call of the handler, was interrupted */
     int nested_in;    /* the signal of that call */
-    unsigned circles; /* how often a handler that we have called for this signal has called us */
+    unsigned circles; /* how often a handler that we have called for this signal has called us, or raised it */
     int mark;         /* the place in the table of marks; -1: none */
     uint64_t seal;    /* of this arrival alone: the mark is of one that is still here if it still finds it */
 };
