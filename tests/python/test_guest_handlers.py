@@ -94,6 +94,12 @@ void fault(int s)
 }
 void send(int s) { kill(getpid(), s); }
 
+/* Calls the handler of one signal in that of another. */
+static int called;
+void call(int s) { sigaction(s, NULL, &old[s]); ((plain *)old[s].sa_handler)(s); }
+static void calls(int s) { call(called); (void)s; }
+void call_on(int s, int other) { called = other; signal(s, calls); }
+
 static sigjmp_buf back;
 static void jumps(int s) { siglongjmp(back, s); }
 void take_and_jump(int s, int flags)
@@ -151,11 +157,27 @@ def handler_of(signo):
 """
 
 
+AMALGAMATE = pathlib.Path(__file__).parents[2] / "tools/amalgamate.py"
+COMPILED_IN = """
+#include "faultproof.h"
+int guard(void) { return faultproof_init() == 0 && faultproof_install_guard() == 0 && faultproof_can_guard(); }
+"""
+# Whose guard is on, with nothing enabled.
+GUARDS = {
+    "the package": "fh.dump_traceback(null)",
+    "compiled in": "assert ctypes.CDLL(sys.argv[2].replace('lib.so', 'copy.so')).guard() == 1",
+}
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("library")
     (folder / "lib.c").write_text(LIBRARY)
-    subprocess.run([CC, "-O1", "-w", "-shared", "-fPIC", "-o", "lib.so", "lib.c"], check=True, cwd=folder)
+    (folder / "copy.c").write_text(COMPILED_IN)
+    subprocess.run([sys.executable, str(AMALGAMATE), str(folder)], check=True)
+    shared = [CC, "-std=gnu11", "-O1", "-w", "-shared", "-fPIC", "-pthread", "-o"]
+    subprocess.run([*shared, "lib.so", "lib.c"], check=True, cwd=folder)
+    subprocess.run([*shared, "copy.so", "copy.c", "faultproof.c", "-ldl"], check=True, cwd=folder)
     shutil.copy(folder / "lib.so", folder / "other.so")
     return str(folder / "lib.so")
 
@@ -222,6 +244,15 @@ def test_somebody_calls_our_handler_twice(library, form):
 
 
 @needs_cc
+@pytest.mark.parametrize("where", ["os.kill(os.getpid(), 10)", "lib.call(11)"])
+def test_somebody_calls_our_handler_from_elsewhere(library, where):
+    """Inside of the handler of another signal, and out of the blue."""
+    code = f"fh.enable()\nlib.call_on(10, 11)\ndef f(): {where}; time.sleep(60)\nf()"
+    done = compared(code, library)
+    assert (done.returncode, reports(done)) == (-11, 1) and " in f\n" in done.stderr, done
+
+
+@needs_cc
 @pytest.mark.parametrize("signo", FATAL)
 def test_old_c_code_takes_a_signal(library, signo):
     code = f"fh.enable()\nlib.take_by_signal({int(signo)}, 0)\nsignal.alarm(20)\ndef f(): lib.fault({int(signo)})\nf()"
@@ -231,10 +262,11 @@ def test_old_c_code_takes_a_signal(library, signo):
 @needs_cc
 @pytest.mark.parametrize("form", FORMS[:7])
 @pytest.mark.parametrize("how", ["fault", "send"])
-def test_only_the_guard_is_called_by_somebody(library, form, how):
+@pytest.mark.parametrize("guard", GUARDS)
+def test_only_the_guard_is_called_by_somebody(library, guard, form, how):
     """No report is wanted; the signal goes to who had it before both."""
     code = f"""
-lib.take(11, 8, 0, 1); fh.dump_traceback(null)
+lib.take(11, 8, 0, 1); {GUARDS[guard]}
 lib.take(11, {FORMS.index(form)}, 0, 1); signal.alarm(20)
 other.{how}(11)
 """
@@ -493,12 +525,13 @@ CRASHES = {
 }
 
 
+@needs_cc
 @pytest.mark.parametrize("crash", CRASHES)
-@pytest.mark.parametrize("state", ["fh.enable(2)", "fh.dump_traceback(null)"])
-def test_a_crash_while_unaligned_accesses_fault(crash, state):
+@pytest.mark.parametrize("state", ["fh.enable(2)", *GUARDS.values()])
+def test_a_crash_while_unaligned_accesses_fault(library, crash, state):
     instruction, signo = CRASHES[crash]
     code = ALIGNMENT.replace("%s", instruction.decode()) + f"{state}\ndef f(): run_it()\nf()"
-    done = run("ours", code)
+    done = run("ours", code, library)
     enabled = "enable" in state
     assert (done.returncode, reports(done)) == (-signo, enabled) and (" in f\n" in done.stderr) == enabled, done
 
@@ -699,8 +732,7 @@ def test_the_end_of_an_embedded_interpreter(tmp_path, end):
     library = pathlib.Path(sysconfig.get_config_var("LIBDIR") or "", sysconfig.get_config_var("INSTSONAME") or "")
     if not library.is_file() or ".so" not in library.name:
         pytest.skip("needs an interpreter with a shared library")
-    tool = pathlib.Path(__file__).parents[2] / "tools/amalgamate.py"
-    subprocess.run([sys.executable, str(tool), str(tmp_path)], check=True)
+    subprocess.run([sys.executable, str(AMALGAMATE), str(tmp_path)], check=True)
     (tmp_path / "embedder.c").write_text(EMBEDDER)
     files = ["embedder.c", "faultproof.c", "-ldl", "-lpthread", "-o", "embedder"]
     subprocess.run([CC, "-std=gnu11", "-O1", "-w", *files], check=True, cwd=tmp_path)
