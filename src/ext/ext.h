@@ -84,6 +84,12 @@ extern PyMethodDef fp_ext_timed_methods[];
 void fp_ext_altstack_start(enum fp_altstack_scope scope);
 void fp_ext_altstack_stop(void);
 
+/* handlers.c: the address of CPython's handler of the signals that Python code handles; NULL: not known. */
+void (*fp_ext_signal_handler(void))(int);
+
+/* finalize.c: whatever is installed is given back when this runtime ends. */
+void fp_ext_give_back_at_end(void);
+
 /* capsule.c: adds the C API to the module.  0, or -1 with an exception set. */
 int fp_ext_capsule_add(PyObject *module);
 

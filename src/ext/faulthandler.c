@@ -132,6 +132,7 @@ static PyObject *enable(PyObject *module, PyObject *args, PyObject *kwargs)
     config.dump.fd = fp_ext_fileno(o.file, true, &keep);
     if (config.dump.fd < 0)
         return NULL;
+    config.only_notes = fp_ext_signal_handler();
     FP_BEGIN_LOCKED(module)
     error = fp_fatal_enable(&config);
     old = state_of(module)->enable_file;
@@ -207,6 +208,7 @@ static int module_exec(PyObject *module)
         return -1;
     if (status != FP_OK)
         return delegate(module, status);
+    fp_ext_give_back_at_end();
     state_of(module)->standard = PyImport_ImportModule("faulthandler");
     if (state_of(module)->standard == NULL)
         PyErr_Clear(); /* an interpreter with a GIL of its own can't have it */

@@ -198,8 +198,7 @@ static void keep_all_threads(struct fp_image *image, int null_fd, bool still)
                                             .max_frames = 100,
                                             .max_chars = 500,
                                             .budget_ns = 10000000000};
-    const struct fp_dump_caller caller = {
-        .thread_id = image->head.thread_id, .is_this_thread = still, .modules = still};
+    const struct fp_dump_caller caller = {.thread_id = image->head.thread_id, .is_this_thread = still, .fatal = still};
     struct fp_session *s = fp_session_acquire(&image->target, true, options.budget_ns);
     if (s == NULL)
         return;

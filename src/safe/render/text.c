@@ -82,12 +82,27 @@ static char *put_line(char *to, int32_t line)
     return put(to, digits + at, sizeof(digits) - at);
 }
 
+/* A row in pieces. */
+static void show_in_pieces(struct fp_out *o, const struct fp_frame *f)
+{
+    char line[32];
+    FP_OUT_LITERAL(o, "  File \"");
+    fp_out_bytes(o, f->file.data, f->file.size);
+    fp_out_bytes(o, "...", f->file.cut ? 3 : 0);
+    FP_OUT_LITERAL(o, "\", line ");
+    fp_out_bytes(o, line, (size_t)(put_line(line, f->line) - line));
+    FP_OUT_LITERAL(o, " in ");
+    fp_out_bytes(o, f->name.data, f->name.size);
+    fp_out_bytes(o, "...", f->name.cut ? 3 : 0);
+    FP_OUT_LITERAL(o, "\n");
+}
+
 void fp_text_frame(struct fp_out *o, const struct fp_frame *f)
 {
     enum { FIXED = 64 }; /* more than all but the two texts */
     char *to = fp_out_room(o, FIXED + f->file.size + f->name.size);
     if (to == NULL) { /* two texts that are remembered as one, each nearly as large as the buffer */
-        FP_OUT_LITERAL(o, "  File ???, line ??? in ???\n");
+        show_in_pieces(o, f);
         return;
     }
     to = PUT(to, "  File ");

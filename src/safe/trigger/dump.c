@@ -20,6 +20,7 @@ struct dump {
     fp_addr current;  /* the current thread's state; 0: none */
     fp_addr held_gil; /* interpreters whose GIL is this one stand still; 0: none does */
     bool current_own; /* the current thread is the calling one */
+    bool time_is_up;  /* and the report says so */
     uint64_t shown;   /* threads */
     int tasks;        /* a descriptor of /proc/self/task for the dump's time, for thread names; -1: none */
 };
@@ -152,6 +153,7 @@ static void show_still(struct dump *d, fp_addr tstate)
         if (status == FP_OK && fp_now_ns() > w->deadline_ns)
             status = FP_TIME;
     } while (status == FP_OK && !w->raw_complete);
+    d->time_is_up |= status == FP_TIME;
     fp_text_end(d->out, status == FP_OK && shown == 0 ? FP_NO_FRAME : status, w->bad_address);
 }
 
@@ -290,10 +292,13 @@ static bool told_to_stop(struct dump *d)
     const struct fp_dump_caller *c = d->caller;
     if (c->stop != NULL && __atomic_load_n(c->stop, __ATOMIC_RELAXED) != c->stop_if_not)
         return true;
-    if (fp_now_ns() <= d->walk->deadline_ns)
+    if (fp_now_ns() <= d->walk->deadline_ns && !d->time_is_up)
         return false;
-    FP_OUT_LITERAL(d->out, "\n");
-    fp_text_end(d->out, FP_TIME, 0);
+    if (!d->time_is_up) {
+        FP_OUT_LITERAL(d->out, "\n");
+        fp_text_end(d->out, FP_TIME, 0);
+    }
+    d->time_is_up = true;
     return true;
 }
 
@@ -426,7 +431,7 @@ enum fp_status fp_dump_on(struct fp_session *s, const struct fp_dump_options *op
         d.held_gil = gil_of(&s->walk, interp);
     if (options->all_threads && options->style.thread_names)
         d.tasks = open("/proc/self/task", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (options->all_threads && options->style.gil_note && caller->context != NULL)
+    if (options->all_threads && options->style.gil_note && caller->fatal)
         show_after_note(&d);
     else if (options->all_threads)
         show_all(&d, false);
@@ -436,7 +441,7 @@ enum fp_status fp_dump_on(struct fp_session *s, const struct fp_dump_options *op
         FP_OUT_LITERAL(d.out, "\n");
         fp_c_stack_show(d.out, &s->reader, &s->unwind, caller->context);
     }
-    if (caller->modules && options->style.modules)
+    if (caller->fatal && options->style.modules)
         show_modules(&d);
     fp_out_close(d.out);
     if (d.tasks >= 0)
