@@ -13,8 +13,9 @@
 static const char *reader_name(enum fp_reader_kind kind)
 {
     static const char *const names[] = {
-        [FP_READER_NONE] = "none",          [FP_READER_GUARD] = "guarded copy", [FP_READER_VM] = "process_vm_readv",
-        [FP_READER_MEM] = "/proc/self/mem", [FP_READER_PIPE] = "pipe",          [FP_READER_TEST] = "test",
+        [FP_READER_NONE] = "none",           [FP_READER_GUARD] = "guarded copy", [FP_READER_MASK] = "rt_sigprocmask",
+        [FP_READER_VM] = "process_vm_readv", [FP_READER_MEM] = "/proc/self/mem", [FP_READER_PIPE] = "pipe",
+        [FP_READER_TEST] = "test",
     };
     return names[kind];
 }

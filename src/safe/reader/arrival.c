@@ -38,7 +38,7 @@ struct fp_arrival fp_arrival_of(int signo, siginfo_t *info, void *context, const
 }
 
 /* No such operation exists: nothing happens, but the set is read first (kernel/signal.c, rt_sigprocmask). */
-static bool word_readable(uintptr_t address)
+bool fp_word_readable(fp_addr address)
 {
     return address != 0 && bare(SYS_rt_sigprocmask, -1, (long)address, 0, WORD) == -EINVAL;
 }
@@ -46,7 +46,7 @@ static bool word_readable(uintptr_t address)
 static bool readable(const void *start, size_t size)
 {
     uintptr_t address = (uintptr_t)start; /* less than a page: its ends tell */
-    return address % WORD == 0 && word_readable(address) && word_readable(address + size - WORD);
+    return address % WORD == 0 && fp_word_readable(address) && fp_word_readable(address + size - WORD);
 }
 
 /* The segments of a 64-bit program, as Linux and Xen have them; older kernels leave SS out. */

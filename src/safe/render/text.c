@@ -1,7 +1,9 @@
-/* faulthandler's text.  Any context: openat, read and close for a thread's name (man 7 signal-safety). */
+/* faulthandler's text.  Any context: openat, read and close for a thread's name (man 7 signal-safety), and prctl, a
+   bare system call in glibc. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "render/text.h"
@@ -32,10 +34,20 @@ static size_t thread_name(int tasks, uint64_t native_id, char name[COMM_SIZE])
     return got > 0 ? (size_t)got - 1 : 0;
 }
 
+static size_t own_name(char name[COMM_SIZE])
+{
+    return prctl(PR_GET_NAME, name) == 0 ? strnlen(name, COMM_SIZE) : 0;
+}
+
 void fp_text_thread(struct fp_out *o, const struct fp_thread *t, int tasks)
 {
     char name[COMM_SIZE];
-    size_t n = tasks >= 0 && t->native_id != 0 ? thread_name(tasks, t->native_id, name) : 0;
+    size_t n = 0;
+
+    if (tasks == FP_TEXT_OWN_NAME)
+        n = own_name(name);
+    else if (tasks >= 0 && t->native_id != 0)
+        n = thread_name(tasks, t->native_id, name);
 
     if (t->current)
         FP_OUT_LITERAL(o, "Current thread ");

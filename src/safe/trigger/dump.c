@@ -22,7 +22,8 @@ struct dump {
     bool current_own; /* the current thread is the calling one */
     bool time_is_up;  /* and the report says so */
     uint64_t shown;   /* threads */
-    int tasks;        /* a descriptor of /proc/self/task for the dump's time, for thread names; -1: none */
+    int tasks; /* a descriptor of /proc/self/task for the dump's time, for the names of other threads; -1: none */
+    bool tasks_tried; /* opening it */
 };
 
 /* Which lock stops the threads of an interpreter: its GIL's address; before 3.12 there is one for all. */
@@ -253,6 +254,22 @@ static void show_frames(struct dump *d, const struct fp_thread *thread)
         show_running(d, thread);
 }
 
+/* Where the name of a thread comes from.  A filter may end the process for opening files: what is known goes out first.
+ */
+static int source_of_name(struct dump *d, const struct fp_thread *thread)
+{
+    if (!d->options->all_threads || !d->options->style.thread_names)
+        return FP_TEXT_NO_NAME;
+    if (thread->current && d->current_own)
+        return FP_TEXT_OWN_NAME;
+    if (!d->tasks_tried) {
+        d->tasks_tried = true;
+        fp_out_flush(d->out);
+        d->tasks = open("/proc/self/task", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    }
+    return d->tasks >= 0 ? d->tasks : FP_TEXT_NO_NAME;
+}
+
 /* One thread with its header; one that has ended since the list was read is left out: false. */
 static bool show_thread(struct dump *d, fp_addr tstate)
 {
@@ -268,7 +285,7 @@ static bool show_thread(struct dump *d, fp_addr tstate)
         fp_text_end(d->out, status, tstate);
         return true;
     }
-    fp_text_thread(d->out, &thread, d->tasks);
+    fp_text_thread(d->out, &thread, source_of_name(d, &thread));
     if (thread.current && thread.collecting)
         FP_OUT_LITERAL(d->out, "  Garbage-collecting\n");
     show_frames(d, &thread);
@@ -429,8 +446,6 @@ enum fp_status fp_dump_on(struct fp_session *s, const struct fp_dump_options *op
     d.current_own = caller->is_this_thread && (interp == 0 || fp_thread_id_tells(&s->walk, interp));
     if (interp != 0 && d.current_own && fp_gil_holder(&s->walk, interp) == d.current)
         d.held_gil = gil_of(&s->walk, interp);
-    if (options->all_threads && options->style.thread_names)
-        d.tasks = open("/proc/self/task", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (options->all_threads && options->style.gil_note && caller->fatal)
         show_after_note(&d);
     else if (options->all_threads)

@@ -198,7 +198,7 @@ static bool already_reported(const struct fp_fatal_config *config, const struct 
     if (s == NULL)
         return false;
     fp_registers_of_context(&registers, a->context);
-    fp_unwind_open(&s->unwind, &s->reader);
+    fp_unwind_open_loaded(&s->unwind, &s->reader);
     bool found = fp_unwind_in_function(&s->unwind, &registers, config->target->fatal_functions,
                                        FP_COUNT(config->target->fatal_functions));
     fp_session_release(s);
