@@ -199,7 +199,7 @@ _originals = {name: function.__wrapped__ for name, function in _functions.items(
 
 
 def _is_installed() -> bool:
-    return _sys.modules.get("traceback") is _sys.modules.get(__name__)
+    return "format_exc_bytes" in vars(_standard)  # which install() puts there
 
 
 _OWN = frozenset(name for name in globals() if name not in _functions and not hasattr(_standard, name)) | {

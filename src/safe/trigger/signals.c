@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "render/kept.h"
 #include "trigger/fatals.h"
 
 /* FATAL(signal, name as faulthandler prints it, also the guard's) */
@@ -118,6 +119,11 @@ void fp_fatal_restore(struct fp_fatal *f)
     atomic_store(&f->known, false);
 }
 
+bool fp_fatal_options(struct fp_fatal_config *config)
+{
+    return fp_published_read(&fp_fatal_published, config, sizeof(*config));
+}
+
 bool fp_fatal_is_enabled(void)
 {
     return fp_is_published(&fp_fatal_published);
@@ -192,7 +198,7 @@ static void report(const struct fp_fatal_config *config, const struct fp_fatal *
 static bool already_reported(const struct fp_fatal_config *config, const struct fp_arrival *a)
 {
     struct fp_registers registers;
-    if (a->signo != SIGABRT || !fp_was_sent(a) || a->context == NULL || config->dump.fd != STDERR_FILENO)
+    if (a->signo != SIGABRT || !fp_was_sent(a) || a->context == NULL || !fp_kept_is_stderr(config->dump.fd))
         return false;
     struct fp_session *s = fp_session_acquire(config->target, true, config->dump.budget_ns);
     if (s == NULL)
