@@ -36,6 +36,12 @@ FP_HIDDEN enum fp_status fp_reader_open(struct fp_reader *reader, enum fp_reader
 /* Opens the best of the readers that need no handler: VM, MEM, PIPE.  FP_OK or FP_NO_READER. */
 FP_HIDDEN enum fp_status fp_reader_open_fallback(struct fp_reader *reader) FP_MUST_CHECK;
 
+/* Is it so slow that a thread may run on between two of its reads?  (A test's memory stands still.) */
+static inline bool fp_reader_is_slow(const struct fp_reader *reader)
+{
+    return reader->kind >= FP_READER_VM && reader->kind <= FP_READER_PIPE;
+}
+
 /* Closes what open opened.  errno is preserved. */
 FP_HIDDEN void fp_reader_close(struct fp_reader *reader);
 
