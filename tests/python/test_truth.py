@@ -18,5 +18,5 @@ def test_no_impossible_stack(variant):
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="a heap frame read without care mostly looks possible")
 def test_the_judge_finds_impossible_stacks():
-    result = truth.run("deep", 1, still=True)
+    result = truth.run("deep", 1, sampler=truth.STILL)
     assert result["impossible"] > 0, truth.report("deep", result)
