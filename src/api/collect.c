@@ -200,7 +200,7 @@ static bool is_in_the_making(struct fp_walk *w, fp_addr tstate, const faultproof
 }
 
 /* Is the chain's last frame a root, as has_root in snapshot.c says it? */
-static bool has_root(const struct fp_layout *l, const struct signs *signs, const faultproof_frame *frames, int n)
+static bool ends_in_root(const struct fp_layout *l, const struct signs *signs, const faultproof_frame *frames, int n)
 {
     bool begun = n > 0 && frames[0].offset >= 0 && frames[0].kind == FAULTPROOF_KIND_FUNCTION;
     return signs->entered || (signs->unlinked && l->owner_entry >= 0 && (l->frame_kind == FP_FRAME_DIRECT || begun));
@@ -217,7 +217,7 @@ int fp_collect_still(struct fp_walk *w, fp_addr tstate, faultproof_frame *frames
     bool frames_only = signs.all % 8 == 0 && (owner_max < 0 || signs.owner <= owner_max);
     if (fp_reader_faulted(w->reader) || (top != 0 && !frames_only))
         return FP_CHAIN_BROKEN;
-    if ((top != 0 && !(has_root(l, &signs, frames, n) && signs.cframes)) || is_in_the_making(w, tstate, frames, n))
+    if ((top != 0 && !(ends_in_root(l, &signs, frames, n) && signs.cframes)) || is_in_the_making(w, tstate, frames, n))
         return FAULTPROOF_TORN;
     /* a link that isn't written yet may lead round in a circle that is no chain, and max ends it */
     if (n > 0 && !(fp_type_is(w, frames[0].code, w->target->code_type) &&
@@ -286,9 +286,11 @@ static int collect_running(struct fp_walk *w, const struct fp_state *state, faul
         status = fp_snapshot_read(w, state->tstate);
         if (status != FP_OK && status != FP_CHANGED)
             break;
-        bool same = record_chain(w, s, &known, frames, &n, max);
+        bool same = record_chain(w, s, &known, frames, &n, max), slow = fp_reader_is_slow(w->reader);
         if ((status == FP_OK && same) || (round > 0 && fp_now_ns() - start > FP_API_BUDGET_NS))
             break;
+        if (slow && status == FP_CHANGED)
+            break; /* that was many readings already */
     }
     fp_scratch_give(s);
     (void)fp_reader_faulted(w->reader);

@@ -54,12 +54,6 @@ static enum fp_status learn(struct fp_walk *w, fp_addr top, uint32_t *kept)
     return FP_OK;
 }
 
-static bool same(const struct fp_raw *a, const struct fp_raw *b, bool but_instr)
-{
-    return a->previous == b->previous && a->code == b->code && a->owner == b->owner && a->is_entry == b->is_entry &&
-           (but_instr || a->instr == b->instr);
-}
-
 /* Has it run an instruction, so that its link is written?  A generator has, but is linked anew when it goes on. */
 static bool has_begun(const struct fp_layout *l, const struct fp_raw *top)
 {
@@ -140,7 +134,7 @@ static uint32_t agreeing(struct fp_walk *w, uint32_t n)
             w->n_known = 0;
             return 0;
         }
-        if (agreed == i && same(raw, &w->known[i], i + 1 == n))
+        if (agreed == i && fp_raw_same(raw, &w->known[i], i + 1 == n))
             agreed++;
     }
     return agreed;
@@ -155,7 +149,7 @@ static bool top_stands(struct fp_walk *w, uint32_t n)
     struct fp_raw again;
     for (uint32_t i = 0; i < n; i++) {
         fp_raw_read(w, w->raw[i].frame, &again);
-        if (!same(&again, &w->raw[i], false))
+        if (!fp_raw_same(&again, &w->raw[i], false))
             return false;
     }
     return true;
@@ -256,6 +250,8 @@ enum fp_status fp_snapshot_read(struct fp_walk *w, fp_addr tstate)
     int64_t start = fp_now_ns(), now = start, malformed_since = 0;
     uint32_t agreed;
 
+    if (fp_reader_is_slow(w->reader))
+        return fp_standstill_read(w, tstate);
     w->n_known = 0;
     w->raw_complete = true;
     for (unsigned round = 0; round < 8 || now - start < BUDGET_NS; round++) {
@@ -274,4 +270,22 @@ enum fp_status fp_snapshot_read(struct fp_walk *w, fp_addr tstate)
     }
     keep_agreed(w, tstate);
     return FP_CHANGED;
+}
+
+static uint64_t chain_hash(const struct fp_walk *w)
+{
+    uint64_t hash = 0;
+    for (uint32_t i = 0; i < w->n_raw; i++) {
+        const struct fp_raw *raw = &w->raw[i];
+        const uint64_t words[] = {raw->frame, raw->previous, raw->code, raw->instr};
+        hash = fp_mix(hash, words, sizeof(words));
+    }
+    return hash;
+}
+
+bool fp_snapshot_holds(struct fp_walk *w, fp_addr tstate)
+{
+    uint64_t before = chain_hash(w);
+    enum fp_status status = fp_snapshot_read(w, tstate);
+    return (status == FP_OK || status == FP_CHANGED) && w->n_raw > 0 && chain_hash(w) == before;
 }
