@@ -108,6 +108,11 @@ def program(variant: str) -> tuple[str, Source]:
     elif variant == "mixed":
         mixed_tree(s, "t", 5)
         body = "t()"
+    elif variant == "nested":
+        for h in range(1, 7):
+            s.add(f"def help{h}(f): return {'f()' if h == 1 else f'help{h - 1}(f)'}")
+        tree(s, "t", 5, 2, "help6({0})")
+        body = "t()"
     elif helpers:
         tree(s, "t", 4, 3, f"help{helpers - 1}({{0}})")
         # the k-th child goes through its own helper
@@ -139,7 +144,7 @@ def program(variant: str) -> tuple[str, Source]:
     return s.finish(), s
 
 
-VARIANTS = ("tree", "deep", "helper", "helpers", "generators", "mixed", "c", "tiny", "churn", "threads")
+VARIANTS = ("tree", "deep", "helper", "helpers", "nested", "generators", "mixed", "c", "tiny", "churn", "threads")
 
 
 def judge(frames: list[tuple[str, str, str]], source: Source, variant: str, whole: bool = True) -> str | None:
@@ -232,7 +237,8 @@ READERS = ("guard", "vm", "mem", "pipe")
 
 
 class Result(collections.Counter):
-    """stacks, running (of threads that ran before and after), marked (of those), impossible."""
+    """stacks, running (of threads that ran before and after), marked (of those), impossible; of all stacks those with a
+    mark and nothing else are bare, those with a mark and frames partial."""
 
     reasons: list[str]
     times_ns: list[int]
@@ -280,6 +286,7 @@ def count(result: Result, block: list[str], verdict: str, source: Source, varian
         return
     result["stacks"] += 1
     result.times_ns.append(int(took))
+    result["partial" if frames else "bare"] += marked
     if kind == "same":
         result["running"] += 1
         result["marked"] += marked

@@ -165,12 +165,12 @@ static bool take_evidence(struct dump *d, bool compare)
 /* Writes the frames of a snapshot; true if all that was written was one thing from before to after.  A slow reader
    looks once more whether it is still the same frames: their code objects may have been exchanged before the evidence.
  */
-static bool show_confirmed(struct dump *d, fp_addr tstate)
+static bool show_confirmed(struct dump *d, fp_addr tstate, enum fp_status status)
 {
     uint64_t at = 0;
     if (!take_evidence(d, false))
         return false;
-    if (fp_reader_is_slow(d->walk->reader) && !fp_snapshot_holds(d->walk, tstate))
+    if (fp_reader_is_slow(d->walk->reader) && !fp_standstill_holds(d->walk, tstate, status))
         return false;
     for (uint32_t i = 0; i < d->walk->n_raw; i++) {
         if (fp_raw_hidden(d->walk, &d->walk->raw[i]))
@@ -215,7 +215,7 @@ static void show_running(struct dump *d, const struct fp_thread *thread)
         status = read = fp_snapshot_read(w, thread->tstate);
         if (status == FP_NO_FRAME)
             break;
-        if (status == FP_OK && show_confirmed(d, thread->tstate) && fp_thread_alive(w, thread))
+        if (status == FP_OK && show_confirmed(d, thread->tstate, FP_OK) && fp_thread_alive(w, thread))
             return;
         forget_rows(d);
         status = fp_thread_alive(w, thread) ? FP_CHANGED : FP_ENDED;
@@ -228,7 +228,7 @@ static void show_running(struct dump *d, const struct fp_thread *thread)
     /* Then the frames that stood still, which the snapshot has left; not those of a stack whose decoding failed. */
     if (status == FP_CHANGED && read == FP_CHANGED && w->n_raw > 0) {
         mark = fp_out_mark(d->out);
-        if (!show_confirmed(d, thread->tstate)) {
+        if (!show_confirmed(d, thread->tstate, FP_CHANGED)) {
             forget_rows(d);
             (void)fp_out_rewind(d->out, mark);
         }

@@ -271,21 +271,3 @@ enum fp_status fp_snapshot_read(struct fp_walk *w, fp_addr tstate)
     keep_agreed(w, tstate);
     return FP_CHANGED;
 }
-
-static uint64_t chain_hash(const struct fp_walk *w)
-{
-    uint64_t hash = 0;
-    for (uint32_t i = 0; i < w->n_raw; i++) {
-        const struct fp_raw *raw = &w->raw[i];
-        const uint64_t words[] = {raw->frame, raw->previous, raw->code, raw->instr};
-        hash = fp_mix(hash, words, sizeof(words));
-    }
-    return hash;
-}
-
-bool fp_snapshot_holds(struct fp_walk *w, fp_addr tstate)
-{
-    uint64_t before = chain_hash(w);
-    enum fp_status status = fp_snapshot_read(w, tstate);
-    return (status == FP_OK || status == FP_CHANGED) && w->n_raw > 0 && chain_hash(w) == before;
-}

@@ -12,7 +12,7 @@
 #include "walk/walk.h"
 
 /* READINGS that count, among ROUNDS; of these none begins after BUDGET_NS. */
-enum { READINGS = 32, ROUNDS = 3 * READINGS, BUDGET_NS = 50000000, SPIN_CYCLES = 8192 };
+enum { READINGS = 32, ROUNDS = 3 * READINGS, BUDGET_NS = 50000000, SPIN_CYCLES = 8192, HOLDS_ROUNDS = 4 };
 
 /* Who had the GIL last, and how many times it has gone to another thread state. */
 struct turn {
@@ -126,4 +126,35 @@ enum fp_status fp_standstill_read(struct fp_walk *w, fp_addr tstate)
     w->raw_complete = complete;
     take_alike(w, counted == READINGS ? agreed : 0);
     return counted == READINGS && whole ? FP_OK : FP_CHANGED;
+}
+
+static uint64_t chain_hash(const struct fp_walk *w)
+{
+    uint64_t hash = 0;
+    for (uint32_t i = 0; i < w->n_raw; i++) {
+        const struct fp_raw *raw = &w->raw[i];
+        const uint64_t words[] = {raw->frame, raw->previous, raw->code, raw->instr};
+        hash = fp_mix(hash, words, sizeof(words));
+    }
+    return hash;
+}
+
+/* A whole stack may be one moment's, and has to be proven again; frames that many readings have shown need only be
+   there. */
+bool fp_standstill_holds(struct fp_walk *w, fp_addr tstate, enum fp_status status)
+{
+    if (status == FP_OK) {
+        uint64_t before = chain_hash(w);
+        return fp_standstill_read(w, tstate) == FP_OK && chain_hash(w) == before;
+    }
+    uint32_t n = w->n_raw;
+    enum reading reading = TORN;
+    bool complete = w->raw_complete;
+    keep_first(w);
+    for (int round = 0; round < HOLDS_ROUNDS && reading == TORN; round++)
+        reading = read_once(w, tstate);
+    bool still = (reading == READ || reading == EXACT) && alike(w) == n;
+    w->raw_complete = complete;
+    take_alike(w, still ? n : 0);
+    return still;
 }

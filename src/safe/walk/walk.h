@@ -153,11 +153,11 @@ FP_HIDDEN bool fp_link_is_stale(struct fp_walk *walk, const struct fp_raw *top);
 
 /* snapshot.c: reads the chain of a thread that runs; FP_OK, FP_CHANGED (raw holds the part that is certain), ... */
 FP_HIDDEN enum fp_status fp_snapshot_read(struct fp_walk *walk, fp_addr tstate) FP_MUST_CHECK;
-/* For slow readers: reads the chain again; false if that isn't certain any more, or another one.  If it is the same,
-   then what was alike of its code objects before and after this is theirs. */
-FP_HIDDEN bool fp_snapshot_holds(struct fp_walk *walk, fp_addr tstate);
 /* standstill.c: fp_snapshot_read by a reader that is too slow for it. */
 FP_HIDDEN enum fp_status fp_standstill_read(struct fp_walk *walk, fp_addr tstate) FP_MUST_CHECK;
+/* Looks again after that said `status`: are these frames still certain?  Then what was alike of their code objects
+   before and after this is theirs. */
+FP_HIDDEN bool fp_standstill_holds(struct fp_walk *walk, fp_addr tstate, enum fp_status status);
 
 /* What tells a frame's row apart from others with the same code object: the instruction, and a line of its own. */
 FP_HIDDEN uint64_t fp_frame_key(struct fp_walk *walk, const struct fp_raw *raw);
