@@ -11,8 +11,8 @@
  */
 #include "walk/walk.h"
 
-/* READINGS that count, among ROUNDS; of these none begins after BUDGET_NS. */
-enum { READINGS = 32, ROUNDS = 3 * READINGS, BUDGET_NS = 50000000, SPIN_CYCLES = 8192, HOLDS_ROUNDS = 4 };
+/* READINGS that count, among ROUNDS. */
+enum { READINGS = 32, ROUNDS = 3 * READINGS, SPIN_CYCLES = 8192, HOLDS_ROUNDS = 4 };
 
 /* Who had the GIL last, and how many times it has gone to another thread state. */
 struct turn {
@@ -96,12 +96,11 @@ static void take_alike(struct fp_walk *w, uint32_t n)
 
 enum fp_status fp_standstill_read(struct fp_walk *w, fp_addr tstate)
 {
-    int64_t start = fp_now_ns();
     uint32_t agreed = 0, counted = 0;
     bool whole = false, complete = false;
 
     w->n_known = 0;
-    for (int round = 0; counted < READINGS && round < ROUNDS && fp_now_ns() - start < BUDGET_NS; round++) {
+    for (int round = 0; counted < READINGS && round < ROUNDS && fp_now_ns() <= w->deadline_ns; round++) {
         enum reading reading = read_once(w, tstate);
         if (reading == EXACT)
             return FP_OK;
