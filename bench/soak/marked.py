@@ -54,7 +54,7 @@ def measure(name: str, seconds: float) -> truth.Result:
         command = [sys.executable, "-c", CHILD, str(out.fileno()), str(seconds), file.name]
         subprocess.run(command, pass_fds=[out.fileno()], check=True)
         out.seek(0)
-        report = out.read().decode("ascii")
+        report = out.read().decode("ascii").rpartition("Timeout (")[0]  # without the last, which may be cut
     for block in re.split(r"^(?:Thread 0x|Timeout \()", report, flags=re.M):
         frames = [m.groups() for m in map(truth.FRAME.match, block.splitlines()) if m]
         own = [f for f in frames if f[0] == "program"]

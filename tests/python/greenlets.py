@@ -81,7 +81,7 @@ def run(way: str, seconds: float, interval: float = 0.0005, number: int = 2000) 
         done = subprocess.run([sys.executable, "-c", CHILD, *arguments], pass_fds=[out.fileno()], timeout=seconds + 120)
         assert done.returncode == 0, f"{way}: the process ended with {done.returncode}"
         out.seek(0)
-        text = out.read().decode("ascii")
+        text = out.read().decode("ascii").rpartition("Timeout (")[0]  # without the last, which may be cut
     for block in re.split(r"^(?:Thread 0x|Timeout \()", text, flags=re.M):
         lines = block.splitlines()
         names = [m[3] for m in map(truth.FRAME.match, lines) if m]

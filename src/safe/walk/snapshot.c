@@ -115,10 +115,10 @@ bool fp_chain_fits(struct fp_walk *w, fp_addr cframe)
 
 /* A reader that was stopped in the middle (preempted, its virtual machine paused) gave the thread time to go round a
    loop and stand there again.  In cycles of the time stamp counter; a reading takes a fraction of it. */
-static bool too_slow(const struct fp_walk *w, uint64_t start, uint32_t n)
+static bool too_slow(const struct fp_walk *w, uint64_t start, uint32_t frames)
 {
-    enum { CYCLES = 1000, CYCLES_PER_FRAME = 50 };
-    return w->reader->guarded && __builtin_ia32_rdtsc() - start > CYCLES + (uint64_t)CYCLES_PER_FRAME * n;
+    enum { CYCLES = 1000, CYCLES_PER_FRAME = 25 };
+    return w->reader->guarded && __builtin_ia32_rdtsc() - start > CYCLES + (uint64_t)CYCLES_PER_FRAME * frames;
 }
 
 enum outcome { CONFIRMED, DIFFERENT, MALFORMED, NO_FRAME };
@@ -156,8 +156,9 @@ static bool top_stands(struct fp_walk *w, uint32_t n)
 }
 
 /* Steps U and T: reads up to the top, and goes on for as long as that has meanwhile moved up, so that little is read
-   between the last frame and the top.  *at: the top's index; else why there is none. */
-static enum outcome read_up(struct fp_walk *w, fp_addr tstate, fp_addr *cframe, uint32_t *at)
+   between the last frame and the top.  *at: the top's index; else why there is none.  *frames: goes up by the readings.
+ */
+static enum outcome read_up(struct fp_walk *w, fp_addr tstate, fp_addr *cframe, uint32_t *at, uint32_t *frames)
 {
     uint32_t read = 0;
     for (int turn = 0; turn < TURNS; turn++) {
@@ -178,6 +179,7 @@ static enum outcome read_up(struct fp_walk *w, fp_addr tstate, fp_addr *cframe, 
             read = read < kept ? read : kept;
             *at = w->n_known - 1;
         }
+        *frames += *at + 1 - read;
         for (; read <= *at; read++)
             fp_raw_read(w, w->known[read].frame, &w->known[read]);
     }
@@ -189,11 +191,11 @@ static enum outcome read_up(struct fp_walk *w, fp_addr tstate, fp_addr *cframe, 
 static enum outcome sandwich(struct fp_walk *w, fp_addr tstate, uint32_t *agreed)
 {
     fp_addr cframe, cframe_again;
-    uint32_t at;
+    uint32_t at, frames = 0;
 
     *agreed = 0;
     uint64_t start = __builtin_ia32_rdtsc();
-    enum outcome outcome = read_up(w, tstate, &cframe, &at);
+    enum outcome outcome = read_up(w, tstate, &cframe, &at, &frames);
     if (outcome != CONFIRMED) {
         w->n_raw = 0;
         return outcome;
@@ -207,7 +209,7 @@ static enum outcome sandwich(struct fp_walk *w, fp_addr tstate, uint32_t *agreed
         fp_raw_read(w, w->known[at - i].frame, &w->raw[i]);
     fp_addr top_again = fp_chain_top(w, tstate, &cframe_again);
     w->n_raw = n;
-    if (too_slow(w, start, n))
+    if (too_slow(w, start, frames + n))
         return DIFFERENT;
     if (fp_reader_faulted(w->reader)) {
         w->n_known = 0;
