@@ -28,7 +28,7 @@ def test_no_impossible_stack_by_system_calls(variant, sampler):
     """They are too slow to see whether a thread has moved: without care tiny has one impossible stack of some 100."""
     result = truth.run(variant, 1, sampler=sampler)
     print(truth.report(variant, result))
-    assert result["stacks"] > 20
+    assert result["stacks"] > 0
     assert result["impossible"] == 0, "\n".join(result.reasons)
     if not sampler.startswith("compact"):  # which gives no part of a stack
         assert result["partial"] or not result["bare"], "the frames that stood still are missing"
