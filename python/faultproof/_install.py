@@ -81,7 +81,7 @@ def _registered_signals(standard: object, ours: object) -> list[int]:
 
 
 # All signals but SIGKILL, SIGSTOP and the two that glibc keeps: what the thread of the standard watchdog blocks, and
-# ours doesn't.  As SigBlk in proc(5).
+# ours.  As SigBlk in proc(5).
 _ALL_BLOCKED = 0xFFFFFFFE7FFBFEFF
 _FUTEX = "202"
 
@@ -105,7 +105,7 @@ def _watches(task: str) -> bool | None:
     return blocked & _ALL_BLOCKED == _ALL_BLOCKED and call[0] == _FUTEX and int(call[4], 16) != 0
 
 
-def _watchdog_pends() -> bool:
+def _watchdog_pends(ours: object) -> bool:
     """Whether a thread looks like the standard module's watchdog, which nothing tells."""
     import os
     import time
@@ -113,7 +113,8 @@ def _watchdog_pends() -> bool:
     threading = sys.modules.get("threading")
     pythons = {str(thread.native_id) for thread in threading.enumerate()} if threading else {str(os.getpid())}
     for _ in range(200):  # a thread that was just made gets some milliseconds to begin
-        seen = [_watches(task) for task in os.listdir("/proc/self/task") if task not in pythons]
+        own = pythons | {str(ours._watchdog_thread())}
+        seen = [_watches(task) for task in os.listdir("/proc/self/task") if task not in own]
         if True in seen:
             return True
         if None not in seen:
@@ -125,7 +126,7 @@ def _watchdog_pends() -> bool:
 def _warn_of_what_stays(standard: object, ours: object) -> None:
     """Say what goes on in the standard module, whose names now are ours."""
     stays = [f"signal {number} stays registered" for number in _registered_signals(standard, ours)]
-    if _watchdog_pends():
+    if _watchdog_pends(ours):
         stays.append("a call of dump_traceback_later() stays pending")
     if stays:
         import warnings

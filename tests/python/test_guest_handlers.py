@@ -638,6 +638,19 @@ for i in range(20):
     assert run("ours", code).stdout == "1 1\n" * 20
 
 
+def test_our_own_thread_is_not_taken_for_the_standard_modules():
+    """install() warns of a dump_traceback_later() that is pending there."""
+    code = """
+import faulthandler, faultproof, warnings
+warnings.simplefilter("error")
+for i in range(50):
+    fh.dump_traceback_later(1000, file=null); faultproof.install(); faultproof.uninstall(); fh.cancel_dump_traceback_later()
+print("quiet")
+"""
+    done = run("ours", code)
+    assert done.stdout == "quiet\n", done
+
+
 # --- Faults that a runtime resolves
 
 RUNTIME = """
