@@ -11,8 +11,8 @@
  */
 #include "walk/walk.h"
 
-/* READINGS that count, among ROUNDS. */
-enum { READINGS = 32, ROUNDS = 3 * READINGS, SPIN_CYCLES = 8192, HOLDS_ROUNDS = 4 };
+/* READINGS that count, among CLOCK_ROUNDS. */
+enum { READINGS = 32, CLOCK_ROUNDS = 3 * READINGS, SPIN_CYCLES = 8192, HOLDS_ROUNDS = 4 };
 
 /* Who had the GIL last, and how many times it has gone to another thread state. */
 struct turn {
@@ -100,7 +100,7 @@ enum fp_status fp_standstill_read(struct fp_walk *w, fp_addr tstate)
     bool whole = false, complete = false;
 
     w->n_known = 0;
-    for (int round = 0; counted < READINGS && round < ROUNDS && fp_now_ns() <= w->deadline_ns; round++) {
+    for (int round = 0; counted < READINGS && round < CLOCK_ROUNDS && fp_now_ns() <= w->deadline_ns; round++) {
         enum reading reading = read_once(w, tstate);
         if (reading == EXACT)
             return FP_OK;
