@@ -15,7 +15,8 @@ enum { FP_USE_ENABLE, FP_USE_LATER, FP_USE_SIGNAL, FP_USES = FP_USE_SIGNAL + NSI
 
 /* What an interpreter keeps alive. */
 struct fp_ext_state {
-    PyObject *standard; /* the standard library's module, which knows its own error messages */
+    /* the standard module's own functions, which know its error messages; NULL where it can't be had */
+    PyObject *standard_later, *standard_cancel;
     PyObject *files[FP_USES];
 };
 
@@ -114,6 +115,17 @@ void fp_ext_give_back_at_end(void);
 
 /* capsule.c: adds the C API to the module.  0, or -1 with an exception set. */
 int fp_ext_capsule_add(PyObject *module);
+
+/* host.c: what install() and the start ask of the process. */
+extern PyMethodDef fp_ext_host_methods[];
+
+/* standard.c: what the standard module was enabled with, found in its memory.  `handler`: its handler's address. */
+struct fp_ext_standard {
+    PyObject *file; /* borrowed from the standard module; NULL: it was given a descriptor */
+    int fd, all_threads, c_stack;
+};
+/* false: not found, or not certain */
+bool fp_ext_standard_find(uintptr_t handler, struct fp_ext_standard *found);
 
 /* crash.c: the private functions that crash, for tests. */
 extern PyMethodDef fp_ext_crash_methods[];

@@ -196,6 +196,18 @@ static int delegate(PyObject *module, enum fp_status status)
     return result;
 }
 
+/* The functions, not the module: install() puts our own into that. */
+static void take_standard(struct fp_ext_state *state)
+{
+    PyObject *standard = PyImport_ImportModule("faulthandler");
+    if (standard != NULL) {
+        state->standard_later = PyObject_GetAttrString(standard, "dump_traceback_later");
+        state->standard_cancel = PyObject_GetAttrString(standard, "cancel_dump_traceback_later");
+        Py_DECREF(standard);
+    }
+    PyErr_Clear(); /* an interpreter with a GIL of its own can't have it */
+}
+
 static int module_exec(PyObject *module)
 {
     enum fp_status status = fp_ext_start();
@@ -204,10 +216,9 @@ static int module_exec(PyObject *module)
     if (status != FP_OK)
         return delegate(module, status);
     fp_ext_give_back_at_end();
-    state_of(module)->standard = PyImport_ImportModule("faulthandler");
-    if (state_of(module)->standard == NULL)
-        PyErr_Clear(); /* an interpreter with a GIL of its own can't have it */
-    if (PyModule_AddFunctions(module, fp_ext_timed_methods) < 0)
+    take_standard(state_of(module));
+    if (PyModule_AddFunctions(module, fp_ext_timed_methods) < 0 ||
+        PyModule_AddFunctions(module, fp_ext_host_methods) < 0)
         return -1;
     return PyModule_AddFunctions(module, fp_ext_crash_methods);
 }
@@ -215,7 +226,8 @@ static int module_exec(PyObject *module)
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
 {
     struct fp_ext_state *state = state_of(module);
-    Py_VISIT(state->standard);
+    Py_VISIT(state->standard_later);
+    Py_VISIT(state->standard_cancel);
     for (int use = 0; use < FP_USES; use++)
         Py_VISIT(state->files[use]);
     return 0;
@@ -247,7 +259,8 @@ static int module_clear(PyObject *module)
         Py_XDECREF(old);
         Py_CLEAR(state->files[use]);
     }
-    Py_CLEAR(state->standard);
+    Py_CLEAR(state->standard_later);
+    Py_CLEAR(state->standard_cancel);
     return 0;
 }
 

@@ -1,4 +1,4 @@
-/* capabilities(), what install() asks of the process, and what tests use to look inside.  Normal context. */
+/* capabilities(), and what tests use to look inside.  Normal context. */
 #include "ext.h" /* pyconfig.h defines _GNU_SOURCE */
 
 #include <fcntl.h>
@@ -243,24 +243,9 @@ static PyObject *probe_image(PyObject *self, PyObject *args)
     return written ? PyLong_FromLong(0) : PyErr_SetFromErrno(PyExc_OSError);
 }
 
-/* _handler(signo) -> address of the C function that handles it now; 0: the default action, 1: ignored */
-static PyObject *probe_handler(PyObject *self, PyObject *signo)
-{
-    struct sigaction action;
-    (void)self;
-    long number = PyLong_AsLong(signo);
-    if (number == -1 && PyErr_Occurred())
-        return NULL;
-    if (sigaction((int)number, NULL, &action) != 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    return PyLong_FromVoidPtr((void *)action.sa_handler);
-}
-
 PyMethodDef fp_ext_probe_methods[] = {
     {"_capabilities", probe_capabilities, METH_NOARGS,
      PyDoc_STR("_capabilities($module, /)\n--\n\nSee faultproof.capabilities().")},
-    {"_handler", probe_handler, METH_O,
-     PyDoc_STR("_handler($module, signo, /)\n--\n\nThe address of a signal's C handler; 0: default, 1: ignored.")},
     {"_image", probe_image, METH_VARARGS,
      PyDoc_STR("_image($module, fd, /)\n--\n\nWrite what a dump of all threads reads, for tests.")},
     {"_lines", probe_lines, METH_VARARGS,

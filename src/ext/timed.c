@@ -11,14 +11,14 @@
 static int refuse_timeout(struct fp_ext_state *state, PyObject *timeout)
 {
     PyErr_Clear();
-    if (state->standard == NULL) {
+    if (state->standard_later == NULL || state->standard_cancel == NULL) {
         PyErr_SetString(PyExc_ValueError, "timeout must be a number of seconds greater than 0 and not too large");
         return -1;
     }
-    PyObject *result = PyObject_CallMethod(state->standard, "dump_traceback_later", "Oii", timeout, 0, 2);
+    PyObject *result = PyObject_CallFunction(state->standard_later, "Oii", timeout, 0, 2);
     if (result != NULL) { /* it takes more than we do */
         Py_DECREF(result);
-        result = PyObject_CallMethod(state->standard, "cancel_dump_traceback_later", NULL);
+        result = PyObject_CallFunction(state->standard_cancel, NULL);
         Py_XDECREF(result);
         PyErr_SetString(PyExc_OverflowError, "timeout is too large");
     }

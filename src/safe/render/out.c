@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "render/kept.h"
 #include "render/out.h"
 #include "walk/walk.h"
 
@@ -40,7 +41,7 @@ static int open_again(int fd)
 
 void fp_out_init(struct fp_out *o, int fd, int64_t deadline_ns)
 {
-    o->fd = fd;
+    o->fd = fp_kept_resolve(fd);
     o->own_fd = -1;
     o->known = o->like_file = o->socket = o->patient = false;
     o->error = 0;

@@ -21,7 +21,7 @@ struct fp_out {
     char buffer[FP_OUT_SIZE];
 };
 
-/* No system call is made before there is something to write. */
+/* No system call is made before there is something to write, but for the kept descriptor (kept.h). */
 FP_HIDDEN void fp_out_init(struct fp_out *out, int fd, int64_t deadline_ns);
 /* Writes what is in the buffer.  EINTR is retried; EAGAIN and a full pipe are waited for until the deadline. */
 FP_HIDDEN void fp_out_flush(struct fp_out *out);

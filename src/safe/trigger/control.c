@@ -136,8 +136,8 @@ void fp_control_end(void)
         (void)fp_user_unregister(signo);
     (void)fp_fatal_disable();
     pthread_mutex_lock(&control);
-    guard_required = guard_placed = false;
-    for (size_t i = 0; i < FP_FATALS; i++)
+    guard_required = guard_placed = fp_session_any_in_use(); /* a dump that hangs in its output still reads then */
+    for (size_t i = 0; i < FP_FATALS && !guard_required; i++)
         fp_fatal_restore(&fp_fatals[i]);
     pthread_mutex_unlock(&control);
 }

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "render/kept.h"
 #include "trigger/fatals.h"
 
 /* FATAL(signal, name as faulthandler prints it, also the guard's) */
@@ -118,6 +119,11 @@ void fp_fatal_restore(struct fp_fatal *f)
     atomic_store(&f->known, false);
 }
 
+bool fp_fatal_options(struct fp_fatal_config *config)
+{
+    return fp_published_read(&fp_fatal_published, config, sizeof(*config));
+}
+
 bool fp_fatal_is_enabled(void)
 {
     return fp_is_published(&fp_fatal_published);
@@ -192,7 +198,7 @@ static void report(const struct fp_fatal_config *config, const struct fp_fatal *
 static bool already_reported(const struct fp_fatal_config *config, const struct fp_arrival *a)
 {
     struct fp_registers registers;
-    if (a->signo != SIGABRT || !fp_was_sent(a) || a->context == NULL || config->dump.fd != STDERR_FILENO)
+    if (a->signo != SIGABRT || !fp_was_sent(a) || a->context == NULL || !fp_kept_is_stderr(config->dump.fd))
         return false;
     struct fp_session *s = fp_session_acquire(config->target, true, config->dump.budget_ns);
     if (s == NULL)
@@ -224,14 +230,21 @@ static bool seen_before(const struct fp_arrival *a)
     return seen;
 }
 
-/* A handler that has called us and calls us again: what it has been given back is still pending, or comes for ever. */
-static bool given_back_before(const struct fp_fatal *f, const struct fp_arrival *a)
+/* What we have reported and given back comes again: by a handler that calls us twice (what it was given is pending
+   then, or comes for ever), or by one that has put ours in place again.  What was there before both is left. */
+static bool given_back_before(struct fp_fatal *f, const struct fp_arrival *a)
 {
     sigset_t pending;
-    if (a->by_kernel || atomic_load(&f->installed) || atomic_load(&f->handed_back_by) != a->thread)
+    if (atomic_load(&f->installed) || atomic_load(&f->handed_back_by) != a->thread)
         return false;
-    if (sigpending(&pending) != 0 || !sigismember(&pending, f->signo))
+    if (a->by_kernel) {
+        give_to(f, &f->first);
+        if (fp_was_sent(a))
+            fp_arrival_resend(a, true);
+    }
+    else if (sigpending(&pending) != 0 || !sigismember(&pending, f->signo)) {
         fp_die_of(f->signo);
+    }
     return true;
 }
 

@@ -32,6 +32,8 @@ FP_HIDDEN int fp_fatal_enable(const struct fp_fatal_config *config);
 /* Gives the signals back to who had them before; the guard stays if something else required it.  Was it enabled? */
 FP_HIDDEN bool fp_fatal_disable(void);
 FP_HIDDEN bool fp_fatal_is_enabled(void);
+/* What it was enabled with; false: it isn't. */
+FP_HIDDEN bool fp_fatal_options(struct fp_fatal_config *config);
 
 /* Once a process, in normal context, before anything else here: makes fork() safe.  0 or an errno value. */
 FP_HIDDEN int fp_control_start(void);
