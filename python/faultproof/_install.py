@@ -57,6 +57,7 @@ def _options(all_threads, c_stack):
     return {**options, "c_stack": c_stack} if sys.version_info >= (3, 14) else options
 
 
+<<<<<<< HEAD
 def _standard_was_enabled_with(ours):
     """The file and the options of the standard module's enable(), as enable() takes them."""
     found = ours._standard_enabled(ours._handler(11))
@@ -65,6 +66,12 @@ def _standard_was_enabled_with(ours):
         return (stderr() if kept is None else kept), {}
     file, all_threads, c_stack = found
     return file, _options(all_threads, c_stack)
+=======
+# All signals but SIGKILL, SIGSTOP and the two that glibc keeps: what the thread of the standard watchdog blocks, and
+# ours.  As SigBlk in proc(5).
+_ALL_BLOCKED = 0xFFFFFFFE7FFBFEFF
+_FUTEX = "202"
+>>>>>>> 72c21f64cf5e3b524110b12439fcedf5f483b660
 
 
 class _FaultHandler:
@@ -135,7 +142,48 @@ def _has_threads():
         return False
 
 
+<<<<<<< HEAD
 def _install_faulthandler(file, was_used):
+=======
+def _watchdog_pends(ours: object) -> bool:
+    """Whether a thread looks like the standard module's watchdog, which nothing tells."""
+    import os
+    import time
+
+    threading = sys.modules.get("threading")
+    pythons = {str(thread.native_id) for thread in threading.enumerate()} if threading else {str(os.getpid())}
+    for _ in range(200):  # a thread that was just made gets some milliseconds to begin
+        own = pythons | {str(ours._watchdog_thread())}
+        seen = [_watches(task) for task in os.listdir("/proc/self/task") if task not in own]
+        if True in seen:
+            return True
+        if None not in seen:
+            return False
+        time.sleep(0.001)
+    return False
+
+
+def _warn_of_what_stays(standard: object, ours: object) -> None:
+    """Say what goes on in the standard module, whose names now are ours."""
+    stays = [f"signal {number} stays registered" for number in _registered_signals(standard, ours)]
+    if _watchdog_pends(ours):
+        stays.append("a call of dump_traceback_later() stays pending")
+    if stays:
+        import warnings
+
+        warnings.warn(
+            f"{', '.join(stays)} with the standard faulthandler: undo that before faultproof.install(), "
+            "or between uninstall() and another install()",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def _install_faulthandler(file: object) -> None:
+    """An active standard handler is disabled and ours enabled in its place; what is pending there stays there."""
+    global _standard_faulthandler
+    in_use = "faulthandler" in sys.modules
+>>>>>>> 72c21f64cf5e3b524110b12439fcedf5f483b660
     try:
         import faulthandler as standard
     except ImportError:

@@ -132,6 +132,12 @@ static void tells(int s, siginfo_t *i, void *c)
 }
 void take_and_tell(int s) { struct sigaction a; memset(&a, 0, sizeof a); a.sa_sigaction = tells; a.sa_flags = SA_SIGINFO | SA_RESTART; sigaction(s, &a, &old[s]); }
 int errno_after(int s) { errno = 77; kill(getpid(), s); return errno; }
+/* Real-time signals, of which none is one with another: how many arrive while something else goes on. */
+static volatile int arrived;
+static void counts(int s) { __atomic_fetch_add(&arrived, 1, __ATOMIC_SEQ_CST); (void)s; }
+void take_and_count(int s) { struct sigaction a; memset(&a, 0, sizeof a); a.sa_handler = counts; a.sa_flags = SA_RESTART; sigaction(s, &a, &old[s]); }
+void send_many(int s, int n) { for (int i = 0; i < n; i++) while (kill(getpid(), s) != 0) usleep(100); }
+int has_arrived(void) { return arrived; }
 /* A handler for one call, which tells. */
 static void once(int s) { say("once\n"); (void)s; }
 void take_once(int s) { struct sigaction a; memset(&a, 0, sizeof a); a.sa_handler = once; a.sa_flags = SA_RESETHAND; sigaction(s, &a, &old[s]); }
@@ -510,6 +516,22 @@ print([handler_of(s) == bytes(8) for s in (8, 4, 6)])
     assert (done.returncode, done.stderr) == (0, "77\n77\n"), done
 
 
+@needs_cc
+def test_no_signal_is_lost_between_register_and_unregister(library):
+    """One that is on its way to our handler when that is taken out goes to who had it before."""
+    code = """
+signo = signal.SIGRTMIN + 3
+lib.take_and_count(signo)
+sender = threading.Thread(target=lambda: ctypes.CDLL(sys.argv[2]).send_many(signo, 100000))
+sender.start()
+while sender.is_alive():
+    fh.register(signo, null, all_threads=False, max_frames=1, chain=True); fh.unregister(signo)
+while lib.has_arrived() < 100000: pass
+print("all", flush=True)
+"""
+    assert run("ours", code, library, timeout=120).stdout == "all\n"
+
+
 # --- Faults of our own
 
 ALIGNMENT = r"""
@@ -636,6 +658,19 @@ for i in range(20):
 """
     )
     assert run("ours", code).stdout == "1 1\n" * 20
+
+
+def test_our_own_thread_is_not_taken_for_the_standard_modules():
+    """install() warns of a dump_traceback_later() that is pending there."""
+    code = """
+import faulthandler, faultproof, warnings
+warnings.simplefilter("error")
+for i in range(50):
+    fh.dump_traceback_later(1000, file=null); faultproof.install(); faultproof.uninstall(); fh.cancel_dump_traceback_later()
+print("quiet")
+"""
+    done = run("ours", code)
+    assert done.stdout == "quiet\n", done
 
 
 # --- Faults that a runtime resolves

@@ -47,6 +47,12 @@ FP_HIDDEN bool fp_word_readable(fp_addr address);
    PIPE comes first, whose calls are in more lists than the others'. */
 FP_HIDDEN void fp_reader_expect_filter(void);
 
+/* Is it so slow that a thread may run on between two of its reads?  (A test's memory stands still.) */
+static inline bool fp_reader_is_slow(const struct fp_reader *reader)
+{
+    return reader->kind >= FP_READER_VM && reader->kind <= FP_READER_PIPE;
+}
+
 /* Closes what open opened.  errno is preserved. */
 FP_HIDDEN void fp_reader_close(struct fp_reader *reader);
 

@@ -147,7 +147,7 @@ static void see_off(void)
     while (dog.leave && !atomic_load(&dog.dumping) &&
            pthread_cond_timedwait(&dog.changed, &dog.lock, &until) != ETIMEDOUT)
         continue;
-    while (!dog.started && dog.ended_ns != 0 && fp_now_ns() - dog.ended_ns < EXIT_WAIT_NS &&
+    while (!dog.started && dog.thread != 0 && fp_now_ns() - dog.ended_ns < EXIT_WAIT_NS &&
            syscall(SYS_tgkill, getpid(), dog.thread, 0) == 0)
         sched_yield();
 }
@@ -179,7 +179,7 @@ static void in_child(void)
     pthread_mutex_init(&dog.lock, NULL);
     init_cond();
     dog.started = dog.armed = dog.leave = false;
-    dog.ended_ns = 0;
+    dog.thread = 0;
     atomic_store(&dog.dumping, false);
 }
 
@@ -202,6 +202,7 @@ static int start_thread(void)
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     dog.leave = false;
     dog.wakes_at_ns = 0;
+    dog.thread = 0;
     pthread_sigmask(SIG_SETMASK, &blocked, &before);
     int error = pthread_create(&thread, &attr, run, NULL);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -272,6 +273,14 @@ void fp_watchdog_end(void)
     pthread_mutex_lock(&dog.lock);
     (void)disarm(false);
     pthread_mutex_unlock(&dog.lock);
+}
+
+int fp_watchdog_thread(void)
+{
+    pthread_mutex_lock(&dog.lock);
+    int thread = dog.started ? dog.thread : 0;
+    pthread_mutex_unlock(&dog.lock);
+    return thread;
 }
 
 bool fp_watchdog_busy(void)
