@@ -23,7 +23,7 @@ LISTED = {RT_SIGRETURN, RT_SIGPROCMASK, POLL}
 OF_IMPORT = {
     "read": 0, "close": 3, "fstat": FSTAT, "lseek": LSEEK, "ioctl": 16, "pread64": 17, "sched_yield": 24, "fcntl": 72,
     "openat": OPENAT, "newfstatat": 262,
-}
+}  # fmt: skip
 TEMPTING = {
     "dup": 32, "nanosleep": 35, "sendto": 44, "rt_sigpending": 127, "rt_sigtimedwait": 128,
     "rt_sigqueueinfo": 129, "sched_getaffinity": 204, "clock_gettime": 228, "clock_nanosleep": 230, "pipe2": 293,

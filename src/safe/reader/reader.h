@@ -39,8 +39,8 @@ FP_HIDDEN enum fp_status fp_reader_open(struct fp_reader *reader, enum fp_reader
    FP_NO_READER. */
 FP_HIDDEN enum fp_status fp_reader_open_fallback(struct fp_reader *reader) FP_MUST_CHECK;
 
-/* arrival.c: can the 8 bytes at a multiple of 8 be read?  By a system call that every filter lets through, without effect
-   on anything, errno included. */
+/* arrival.c: can the 8 bytes at a multiple of 8 be read?  By a system call that every filter lets through, without
+   effect on anything, errno included. */
 FP_HIDDEN bool fp_word_readable(fp_addr address);
 
 /* Says that a filter looks at this process's system calls and may end it for one that is not in its list: from now on
