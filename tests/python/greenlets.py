@@ -60,6 +60,20 @@ def program(way: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+# The same with few of them and no thread, for a test that looks at each instruction of start().
+STEPPED = (
+    "import greenlet\n"
+    + program("hub")
+    + """
+hub = greenlet.getcurrent()
+all = [greenlet.greenlet(globals()["body%d" % i]) for i in range(4)]
+for g in all: g.switch()
+def start():
+    run()
+"""
+)
+
+
 def judge(names: list[str]) -> str | None:
     """Why the names of one stack, most recent first, are impossible; None if they can be."""
     own = [name for name in names if re.fullmatch(r"(f\d_|body)\d", name)]
