@@ -55,6 +55,8 @@ def tests(session: nox.Session) -> None:
     # newer hypothesis has no wheel for free-threaded 3.13
     hypothesis = "hypothesis<6.156" if free_threaded and version == (3, 13) else "hypothesis>=6"
     session.install("pytest>=8", hypothesis)
+    if not free_threaded:  # there greenlet turns the GIL on, or can't be built
+        session.install("greenlet")
     session.install(".")
     consumers = version in CONSUMERS and not free_threaded
     if consumers:

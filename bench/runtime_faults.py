@@ -1,4 +1,4 @@
-"""What a fault costs that a runtime resolves (JVM, Go, WebAssembly): alone, and with enable() before and after it took SIGSEGV.
+"""What a fault costs that a runtime resolves (JVM, Go, WebAssembly): alone, with enable() before, and with it after.
 
 Usage: python bench/runtime_faults.py
 A small "runtime" in C makes code at run time that reads a bad address; its handler moves the code on.  Needs cc.

@@ -13,8 +13,10 @@
  *     or 0.
  *   - A stack is exact where the thread stands still: the calling thread's own, or any of an interpreter whose GIL the
  *     caller holds.  Of a thread that runs the stack is read several times until the readings agree, so that it is one
- *     that the thread really had; this takes some microseconds, at most 1 millisecond (where system calls read memory,
- *     see faultproof_install_guard(): 50 to 80 microseconds a frame), and shows at most the 1024 most recent frames.
+ *     that the thread really had; this takes some microseconds, at most 1 millisecond, and shows at most the 1024 most
+ *     recent frames.  Where system calls read memory (see faultproof_install_guard()) it takes 50 to 100 microseconds a
+ *     frame, and is certain only if the thread stands still meanwhile: one that runs Python code all the time nearly
+ *     always counts as one that changed during each reading.
  *   - Frames that no traceback shows (the interpreter's own entry frames) are left out.
  *
  * How to get the functions, one of two ways:

@@ -18,7 +18,7 @@ STAGES = {
     "base": ("status",),
     "layout": ("layout",),
     "reader": ("arrival", "fallback", "guard"),
-    "walk": ("code", "frames", "lines", "snapshot", "text", "threads"),
+    "walk": ("code", "frames", "lines", "snapshot", "standstill", "text", "threads"),
     "api": ("call", "callstack", "check", "collect", "positions", "resolve", "scratch", "states", "guard", "init"),
 }
 SOURCES = [f"{stage}/{name}.c" for stage, names in STAGES.items() for name in names]

@@ -27,6 +27,7 @@ FIELDS = {
     "line_format": {V9: "0", V10: "1", V11: "2"},
     "runtime_interpreters_head": {V9: "offsetof(_PyRuntimeState, interpreters.head)"},
     "runtime_tstate_current": {V9: "offsetof(_PyRuntimeState, gilstate.tstate_current)", V12: "-1"},
+    "runtime_gil": {V9: "offsetof(_PyRuntimeState, ceval.gil)", V12: "-1"},
     "interp_next": {V9: "offsetof(PyInterpreterState, next)"},
     "interp_id": {V9: "offsetof(PyInterpreterState, id)"},
     "interp_threads_head": {
@@ -41,8 +42,9 @@ FIELDS = {
     },
     "interp_sysdict": {V9: "offsetof(PyInterpreterState, sysdict)"},
     "interp_gil": {V12: "offsetof(PyInterpreterState, ceval.gil)"},
-    "gil_last_holder": {V12: "offsetof(struct _gil_runtime_state, last_holder)"},
+    "gil_last_holder": {V9: "offsetof(struct _gil_runtime_state, last_holder)"},
     "gil_locked": {V12: "offsetof(struct _gil_runtime_state, locked)"},
+    "gil_switches": {V9: "offsetof(struct _gil_runtime_state, switch_number)"},
     "tstate_prev": {V9: "offsetof(PyThreadState, prev)"},
     "tstate_next": {V9: "offsetof(PyThreadState, next)"},
     "tstate_interp": {V9: "offsetof(PyThreadState, interp)"},

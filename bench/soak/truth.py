@@ -1,8 +1,9 @@
 """How many stacks of running threads are impossible, or marked.
 
-Usage: python bench/soak/truth.py [SECONDS a program] [PROGRAM ...]
+Usage: python bench/soak/truth.py [SECONDS a program] [SAMPLER] [PROGRAM ...]
 
-The programs and the judge are those of tests/python/truth.py.
+SAMPLER: who reads, how, and from where ("dump guard thread", "info vm handler", "compact pipe thread", ...).
+The programs, the samplers and the judge are those of tests/python/truth.py.
 """
 
 import pathlib

@@ -18,7 +18,7 @@ def _registered_signals(standard, ours, taken):
 
 
 # All signals but SIGKILL, SIGSTOP and the two that glibc keeps: what the thread of the standard watchdog blocks, and
-# ours doesn't.  As SigBlk in proc(5).
+# ours.  As SigBlk in proc(5).
 _ALL_BLOCKED = 0xFFFFFFFE7FFBFEFF
 _FUTEX = "202"
 
@@ -42,7 +42,7 @@ def _watches(task):
     return blocked & _ALL_BLOCKED == _ALL_BLOCKED and call[0] == _FUTEX and int(call[4], 16) != 0
 
 
-def _watchdog_pends():
+def _watchdog_pends(ours):
     """Whether a thread looks like the standard module's watchdog, which nothing tells."""
     import os
     import time
@@ -50,7 +50,8 @@ def _watchdog_pends():
     threading = sys.modules.get("threading")
     pythons = {str(thread.native_id) for thread in threading.enumerate()} if threading else {str(os.getpid())}
     for _ in range(200):  # a thread that was just made gets some milliseconds to begin
-        seen = [_watches(task) for task in os.listdir("/proc/self/task") if task not in pythons]
+        known = pythons | {str(ours._watchdog_thread())}
+        seen = [_watches(task) for task in os.listdir("/proc/self/task") if task not in known]
         if True in seen:
             return True
         if None not in seen:
@@ -62,7 +63,7 @@ def _watchdog_pends():
 def warn_of_what_stays(standard, ours, taken):
     """Say what goes on in the standard module, whose names will be ours."""
     stays = [f"signal {number} stays registered" for number in _registered_signals(standard, ours, taken)]
-    if _watchdog_pends():
+    if _watchdog_pends(ours):
         stays.append("a call of dump_traceback_later() stays pending")
     if stays:
         import warnings

@@ -116,17 +116,23 @@ static bool equal_info(const faultproof_frame_info *a, const faultproof_frame_in
     return a->lineno == b->lineno && strcmp(a->filename, b->filename) == 0 && strcmp(a->name, b->name) == 0;
 }
 
-/* Decodes the chain that was read, and then once more.  True if all is the same; what isn't becomes unavailable, and so
-   does one record for the frames on top that were never read alike. */
-static bool decode_twice(struct fp_walk *w, bool topless, faultproof_frame_info *frames, int max, int *n)
+/* Decodes the chain that was read, and then once more; a slow reader looks between the two whether it still is that
+   chain.  True if all is the same; what isn't becomes unavailable, and so does one record for the frames on top that
+   were never read alike.  *n is -1 where nothing is certain. */
+static bool decode_twice(struct fp_walk *w, fp_addr tstate, enum fp_status status, faultproof_frame_info *frames,
+                         int max, int *n)
 {
-    bool whole = !topless;
+    bool topless = status == FP_CHANGED, whole = !topless;
     *n = topless;
     if (topless)
         unavailable(&frames[0]);
     for (uint32_t i = 0; i < w->n_raw && *n < max; i++)
         if (!fp_raw_hidden(w, &w->raw[i]))
             whole &= frame_info(w, &w->raw[i], &frames[(*n)++]);
+    if (fp_reader_is_slow(w->reader) && !fp_standstill_holds(w, tstate, status)) {
+        *n = -1;
+        return false;
+    }
     for (uint32_t i = 0, at = topless; i < w->n_raw && at < (uint32_t)*n; i++) {
         faultproof_frame_info again;
         if (fp_raw_hidden(w, &w->raw[i]))
@@ -156,13 +162,13 @@ static int info_moving(struct fp_walk *w, const struct fp_state *state, faultpro
     do {
         status = fp_snapshot_read(w, state->tstate);
         if (status == FP_OK || status == FP_CHANGED)
-            whole = decode_twice(w, status == FP_CHANGED, frames, max, &n);
+            whole = decode_twice(w, state->tstate, status, frames, max, &n);
     } while (!whole && status != FP_NO_FRAME && fp_now_ns() - start < FP_API_BUDGET_NS);
     fp_scratch_give(s);
     (void)fp_reader_faulted(w->reader);
     if (status == FP_NO_FRAME || !fp_state_alive(w, state))
         return -1;
-    if (status != FP_OK && n < 0) { /* there are frames, but no reading was whole */
+    if (n < 0) { /* there are frames, but no reading was whole */
         unavailable(&frames[0]);
         n = 1;
     }

@@ -47,6 +47,7 @@ struct signs {
     fp_addr all;   /* addresses, or-ed: all are multiples of 8 */
     uint8_t owner; /* the greatest */
     bool entered;  /* the last frame is one by which the interpreter was entered */
+    bool unlinked; /* it is an ordinary frame without a link: see has_root in snapshot.c */
     bool cframes;  /* no more entry frames than can be; 3.11, 3.12: each has its _PyCFrame (see snapshot.c) */
     bool unhashed; /* the check of some frame is of a name that has no hash yet */
 };
@@ -88,7 +89,7 @@ static inline __attribute__((always_inline)) int chain(struct loads in, const st
     const faultproof_frame *const end = out + max;
     faultproof_frame *f = out;
     fp_addr all = frame;
-    uint8_t greatest = 0;
+    uint8_t greatest = 0, owner = 0;
     bool entered = true, cframes = true, unhashed = false;
     uint32_t hidden = 0;
 
@@ -107,7 +108,7 @@ static inline __attribute__((always_inline)) int chain(struct loads in, const st
         }
         else {
             const uint64_t instr = get64(in, here, l->frame_instr), distance = instr - code - (fp_addr)l->code_adaptive;
-            const uint8_t owner = get8(in, here, l->frame_owner);
+            owner = get8(in, here, l->frame_owner);
             offset = distance < OFFSET_MAX ? (int32_t)distance : -1;
             generator = owner & OWNED_BY_GENERATOR;
             greatest = owner > greatest ? owner : greatest;
@@ -140,7 +141,12 @@ static inline __attribute__((always_inline)) int chain(struct loads in, const st
         words[1] = (uint64_t)check << 32 | (uint32_t)offset;
         words[2] = generator;
     }
-    *signs = (struct signs){all, greatest, entered || frame != 0 || l->frame_kind == FP_FRAME_HEAP, cframes, unhashed};
+    *signs = (struct signs){.all = all,
+                            .owner = greatest,
+                            .entered = entered || frame != 0 || l->frame_kind == FP_FRAME_HEAP,
+                            .unlinked = owner == 0,
+                            .cframes = cframes,
+                            .unhashed = unhashed};
     return (int)(f - out);
 }
 
@@ -193,6 +199,13 @@ static bool is_in_the_making(struct fp_walk *w, fp_addr tstate, const faultproof
     return fp_link_is_stale(w, &raw);
 }
 
+/* Is the chain's last frame a root, as has_root in snapshot.c says it? */
+static bool ends_in_root(const struct fp_layout *l, const struct signs *signs, const faultproof_frame *frames, int n)
+{
+    bool begun = n > 0 && frames[0].offset >= 0 && frames[0].kind == FAULTPROOF_KIND_FUNCTION;
+    return signs->entered || (signs->unlinked && l->owner_entry >= 0 && (l->frame_kind == FP_FRAME_DIRECT || begun));
+}
+
 int fp_collect_still(struct fp_walk *w, fp_addr tstate, faultproof_frame *frames, int max)
 {
     const struct fp_layout *l = &w->target->layout;
@@ -204,7 +217,7 @@ int fp_collect_still(struct fp_walk *w, fp_addr tstate, faultproof_frame *frames
     bool frames_only = signs.all % 8 == 0 && (owner_max < 0 || signs.owner <= owner_max);
     if (fp_reader_faulted(w->reader) || (top != 0 && !frames_only))
         return FP_CHAIN_BROKEN;
-    if ((top != 0 && !(signs.entered && signs.cframes)) || is_in_the_making(w, tstate, frames, n))
+    if ((top != 0 && !(ends_in_root(l, &signs, frames, n) && signs.cframes)) || is_in_the_making(w, tstate, frames, n))
         return FAULTPROOF_TORN;
     /* a link that isn't written yet may lead round in a circle that is no chain, and max ends it */
     if (n > 0 && !(fp_type_is(w, frames[0].code, w->target->code_type) &&
@@ -273,9 +286,11 @@ static int collect_running(struct fp_walk *w, const struct fp_state *state, faul
         status = fp_snapshot_read(w, state->tstate);
         if (status != FP_OK && status != FP_CHANGED)
             break;
-        bool same = record_chain(w, s, &known, frames, &n, max);
+        bool same = record_chain(w, s, &known, frames, &n, max), slow = fp_reader_is_slow(w->reader);
         if ((status == FP_OK && same) || (round > 0 && fp_now_ns() - start > FP_API_BUDGET_NS))
             break;
+        if (slow && status == FP_CHANGED)
+            break; /* that was many readings already */
     }
     fp_scratch_give(s);
     (void)fp_reader_faulted(w->reader);

@@ -58,10 +58,12 @@ static void leave_objects(void)
 
 static void __attribute__((noinline)) look_closely(int domain)
 {
-    bool gives = look(&hooks[domain]);
+    bool stay = look(&hooks[domain]) && fp_altstack_expected() != 0;
+    if (!stay && __atomic_load_n(&settled, __ATOMIC_RELAXED) != 0)
+        __atomic_store_n(&settled, 0, __ATOMIC_RELAXED);
     if (domain == RAW)
         return;
-    if (!gives || fp_altstack_expected() == 0)
+    if (!stay)
         leave_objects();
     else if (!FP_FREE_THREADED && !fp_hook_is_probed()) /* there the threads would only fight for the word */
         __atomic_store_n(&settled, this_thread(), __ATOMIC_RELAXED);

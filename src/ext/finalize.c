@@ -5,11 +5,12 @@
 
 static atomic_bool registered; /* in the runtime that runs now; a host may start one again after its end */
 
-/* Runs last in Py_Finalize(); no Python function may be called. */
+/* Runs last in Py_Finalize(); no Python function may be called but those that set allocators. */
 static void at_end(void)
 {
     atomic_store(&registered, false);
     fp_control_end();
+    fp_ext_altstack_stop();
 }
 
 void fp_ext_give_back_at_end(void)

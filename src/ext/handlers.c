@@ -1,7 +1,10 @@
 /* CPython's own signal handler, which only takes note of a signal until the interpreter looks.  Normal context. */
 #include "ext.h"
 
+#include "reader/arrival.h"
+
 #include <dlfcn.h>
+#include <stdatomic.h>
 
 /* Has Python code set a handler for this signal? */
 static bool has_python_handler(PyObject *module, int signo)
@@ -23,21 +26,29 @@ static bool is_of_interpreter(void (*handler)(int))
            of_handler.dli_fbase == of_interpreter.dli_fbase;
 }
 
-/* It is found by a signal that has a handler of Python: nearly always SIGINT. */
-void (*fp_ext_signal_handler(void))(int)
+/* By a signal that has a handler of Python: nearly always SIGINT, which comes first. */
+static void (*find(PyObject *module))(int)
 {
-    static void (*known)(int);
-    PyObject *name = known ? NULL : PyUnicode_FromString("_signal");
-    PyObject *module = name ? PyImport_GetModule(name) : NULL;
-    for (int i = 0; module != NULL && known == NULL && i < NSIG; i++) {
+    for (int i = 0; i < NSIG; i++) {
         struct sigaction now;
         int signo = i == 0 ? SIGINT : i;
-        if (sigaction(signo, NULL, &now) != 0 || (now.sa_flags & (SA_SIGINFO | SA_NODEFER)) ||
-            now.sa_handler == SIG_DFL || now.sa_handler == SIG_IGN)
+        if (sigaction(signo, NULL, &now) != 0 || (now.sa_flags & (SA_SIGINFO | SA_NODEFER)) || !fp_is_function(&now))
             continue;
         if (has_python_handler(module, signo) && is_of_interpreter(now.sa_handler))
-            known = now.sa_handler;
+            return now.sa_handler;
     }
+    return NULL;
+}
+
+void (*fp_ext_signal_handler(void))(int)
+{
+    static void (*_Atomic known)(int);
+    if (known != NULL)
+        return known;
+    PyObject *name = PyUnicode_FromString("_signal");
+    PyObject *module = name ? PyImport_GetModule(name) : NULL;
+    if (module != NULL)
+        known = find(module);
     Py_XDECREF(name);
     Py_XDECREF(module);
     PyErr_Clear(); /* no memory for the name: not known */

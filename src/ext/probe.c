@@ -93,16 +93,17 @@ static void watch_once(int fd, uint64_t round, bool still)
         return;
 }
 
-/* _watch(fd, seconds, interval, cpu, still=0): samples running threads from a thread without the GIL, for tests of
-   truth; still: reads them as if they stood still, to see what that gives */
+/* _watch(fd, seconds, interval, cpu, still=0, guard=1): samples running threads from a thread without the GIL, for
+   tests of truth; still: reads them as if they stood still, to see what that gives; guard=0: by system calls */
 static PyObject *probe_watch(PyObject *self, PyObject *args)
 {
-    int fd, cpu, still = 0;
+    int fd, cpu, still = 0, guard = 1;
     double seconds, interval;
     (void)self;
-    if (!PyArg_ParseTuple(args, "iddi|i:_watch", &fd, &seconds, &interval, &cpu, &still))
+    if (!PyArg_ParseTuple(args, "iddi|ii:_watch", &fd, &seconds, &interval, &cpu, &still, &guard))
         return NULL;
-    fp_guard_require();
+    if (guard)
+        fp_guard_require();
     Py_BEGIN_ALLOW_THREADS const struct timespec pause = {0, (long)(interval * 1e9)};
     int64_t end = fp_now_ns() + (int64_t)(seconds * 1e9);
     cpu_set_t set;
@@ -251,7 +252,8 @@ PyMethodDef fp_ext_probe_methods[] = {
     {"_lines", probe_lines, METH_VARARGS,
      PyDoc_STR("_lines($module, code, offsets, /)\n--\n\nLines of instructions, for tests.")},
     {"_watch", probe_watch, METH_VARARGS,
-     PyDoc_STR("_watch($module, fd, seconds, interval, cpu, still=0, /)\n--\n\nSample running threads, for tests.")},
+     PyDoc_STR("_watch($module, fd, seconds, interval, cpu, still=0, guard=1, /)\n--\n\nSample running threads, for "
+               "tests.")},
     {"_c_stack", probe_c_stack, METH_VARARGS,
      PyDoc_STR("_c_stack($module, fd, /)\n--\n\nWrite this thread's C stack, for tests.")},
     {"_c_stack_on", probe_c_stack_on, METH_VARARGS,

@@ -193,7 +193,13 @@ static PyObject *user_unregister(PyObject *module, PyObject *arg)
     return PyBool_FromLong(was);
 }
 
+static PyObject *watchdog_thread(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromLong(fp_watchdog_thread());
+}
+
 PyMethodDef fp_ext_timed_methods[] = {
+    {"_watchdog_thread", watchdog_thread, METH_NOARGS, NULL},
     {"dump_traceback_later", (PyCFunction)(void (*)(void))dump_traceback_later, METH_VARARGS | METH_KEYWORDS,
      later_doc},
     {"cancel_dump_traceback_later", cancel_dump_traceback_later, METH_NOARGS,

@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import capi_support
+import greenlets
 import pytest
 import truth
 
@@ -49,14 +50,13 @@ def folder():
     return str(capi_support.build("step_probe").parent)
 
 
-def taken(folder, tmp_path, variant: str, kind: str, steps: int):
-    text, source = truth.program(variant)
+def taken(folder, tmp_path, text: str, kind: str, steps: int):
     path = tmp_path / "program.py"
     path.write_text(text)
     command = [sys.executable, "-c", CHILD, folder, kind, str(path), str(steps)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    return (*json.loads(done.stdout), source)
+    return json.loads(done.stdout)
 
 
 def pieces(kind: str, stack) -> list[tuple[list[tuple[str, str, str]], bool]]:
@@ -84,7 +84,8 @@ def pieces(kind: str, stack) -> list[tuple[list[tuple[str, str, str]], bool]]:
 @pytest.mark.parametrize("kind", ["compact", "info", "dump"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_stack_is_possible_or_marked(folder, tmp_path, variant, kind):
-    _, torn, none, lost, stacks, source = taken(folder, tmp_path, variant, kind, 20000)
+    text, source = truth.program(variant)
+    _, torn, none, lost, stacks = taken(folder, tmp_path, text, kind, 20000)
     number = sum(times for times, _ in stacks)
     marked, reasons = torn, []
     for times, stack in stacks:
@@ -95,6 +96,21 @@ def test_each_stack_is_possible_or_marked(folder, tmp_path, variant, kind):
     assert none == lost == 0  # each moment has frames, and each distinct stack was kept
     assert not reasons, reasons[:3]
     assert marked <= MARKED_MOST * (number + torn)
+
+
+@pytest.mark.parametrize("kind", ["compact", "info", "dump"])
+def test_each_stack_is_possible_while_greenlets_switch(folder, tmp_path, kind):
+    """Each has its whole chain or none, whatever greenlet has just taken out of it or put back."""
+    pytest.importorskip("greenlet", reason="greenlet isn't installed")
+    _, torn, _, lost, stacks = taken(folder, tmp_path, greenlets.STEPPED, kind, 20000)
+    assert sum(times for times, _ in stacks) > (2000 if kind == "info" else 15000)
+    assert lost == 0
+    parts = [part for _, stack in stacks for part in pieces(kind, stack)]
+    names = [([name for _, _, name in part], ends) for part, ends in parts]
+    assert [reason for part, _ in names if (reason := greenlets.judge(part))] == []
+    assert [part for part, ends in names if ends and part and part[-1][:4] not in ("body", "<mod")] == []
+    if sys.version_info >= (3, 13):
+        assert torn == 0
 
 
 STATES = """

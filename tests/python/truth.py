@@ -15,6 +15,8 @@ import tempfile
 import types
 import zlib
 
+import capi_support
+
 FRAME = re.compile(r'  File "(.*)", line (\S+) in (\S+)$')
 MARK = "  <frames changed while reading>"
 
@@ -106,6 +108,11 @@ def program(variant: str) -> tuple[str, Source]:
     elif variant == "mixed":
         mixed_tree(s, "t", 5)
         body = "t()"
+    elif variant == "nested":
+        for h in range(1, 7):
+            s.add(f"def help{h}(f): return {'f()' if h == 1 else f'help{h - 1}(f)'}")
+        tree(s, "t", 5, 2, "help6({0})")
+        body = "t()"
     elif helpers:
         tree(s, "t", 4, 3, f"help{helpers - 1}({{0}})")
         # the k-th child goes through its own helper
@@ -137,7 +144,7 @@ def program(variant: str) -> tuple[str, Source]:
     return s.finish(), s
 
 
-VARIANTS = ("tree", "deep", "helper", "helpers", "generators", "mixed", "c", "tiny", "churn", "threads")
+VARIANTS = ("tree", "deep", "helper", "helpers", "nested", "generators", "mixed", "c", "tiny", "churn", "threads")
 
 
 def judge(frames: list[tuple[str, str, str]], source: Source, variant: str, whole: bool = True) -> str | None:
@@ -178,12 +185,19 @@ def judge(frames: list[tuple[str, str, str]], source: Source, variant: str, whol
 CHILD = """
 import os, sys, threading
 from faultproof import faulthandler
-sys.setswitchinterval(0.0005)
 out, seconds, interval, variant = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
+kind, reader, context = sys.argv[6].split()
+sys.setswitchinterval(0.0005 if reader == "guard" else 0.005)  # so that a thread runs on during most readings
+if sys.argv[7]:
+    sys.path.insert(0, sys.argv[7])
+    import reader_probe
 scope = {}
 exec(compile(open(sys.argv[5]).read(), "program", "exec"), scope)
 start = scope["start"]
+states = []
 def body():
+    if kind in ("info", "compact"):
+        states.append(reader_probe.own_state())
     start()
 def again():
     scope["t"]()
@@ -191,51 +205,62 @@ def spawner():
     while True:
         t = threading.Thread(target=again, daemon=True); t.start(); t.join()
 ready = threading.Barrier(2)
+# what these readers can't do without: process_vm_readv, pread64
+DENIED = {"mem": [310], "pipe": [310, 17]}
 def watch():
-    ready.wait()
-    faulthandler._watch(out, seconds, interval, 1, int(sys.argv[6]))
+    if reader in DENIED:
+        reader_probe.deny(DENIED[reader])
+    if kind in ("info", "compact"):
+        if reader == "guard":
+            reader_probe.install_guard()
+        reader_probe.watch(out, seconds, interval, 1 % len(cpus), kind, context, states)
+    else:
+        faulthandler._watch(out, seconds, interval, 1 % len(cpus), kind == "still", reader == "guard")
     os._exit(0)
 cpus = os.sched_getaffinity(0)
 if len(cpus) > 1:
     os.sched_setaffinity(0, {0})
-threading.Thread(target=watch, daemon=True).start()
+if context == "thread":
+    threading.Thread(target=lambda: (ready.wait(), watch()), daemon=True).start()
 for i in range(4):
     threading.Thread(target=spawner if variant == "threads" else body, daemon=True).start()
+if context == "handler":
+    watch()
 ready.wait()
 threading.Event().wait()
 """
 
+# Who samples: "dump" (a report), "info" and "compact" (the C API), or "still" (a report of what runs, read as if it
+# stood still); by which reader; and from a signal handler of the main thread or from another thread.
+DUMP, STILL = "dump guard thread", "still guard thread"
+READERS = ("guard", "vm", "mem", "pipe")
+
 
 class Result(collections.Counter):
-    """stacks, running (of threads that ran before and after), marked (of those), impossible."""
+    """stacks, running (of threads that ran before and after), marked (of those), impossible; of all stacks those with a
+    mark and nothing else are bare, those with a mark and frames partial."""
 
     reasons: list[str]
     times_ns: list[int]
 
 
-def run(variant: str, seconds: float, interval: float = 0.0002, still: bool = False) -> Result:
-    """Runs one variant under the sampler in a child process and judges what it wrote.
+def run(variant: str, seconds: float, interval: float = 0.0002, sampler: str = DUMP) -> Result:
+    """Runs one variant under a sampler in a child process and judges what it wrote.
 
-    still: read the running threads as if they stood still, which prints impossible stacks (the judge's own test).
+    STILL prints impossible stacks: the judge's own test.
     """
     text, source = program(variant)
     result = Result()
     result.reasons, result.times_ns = [], []
+    kind, reader, _ = sampler.split()
+    needs_probe = kind in ("info", "compact") or reader in ("mem", "pipe")
+    folder = str(capi_support.build("reader_probe").parent) if needs_probe else ""
     with tempfile.TemporaryFile() as out, tempfile.NamedTemporaryFile("w", suffix=".py") as file:
         file.write(text)
         file.flush()
+        numbers = [str(out.fileno()), str(seconds), str(interval)]
         child = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                CHILD,
-                str(out.fileno()),
-                str(seconds),
-                str(interval),
-                variant,
-                file.name,
-                str(int(still)),
-            ],
+            [sys.executable, "-c", CHILD, *numbers, variant, file.name, sampler, folder],
             pass_fds=[out.fileno()],
             timeout=seconds + 120,
         )
@@ -261,6 +286,7 @@ def count(result: Result, block: list[str], verdict: str, source: Source, varian
         return
     result["stacks"] += 1
     result.times_ns.append(int(took))
+    result["partial" if frames else "bare"] += marked
     if kind == "same":
         result["running"] += 1
         result["marked"] += marked
@@ -283,10 +309,11 @@ def report(variant: str, result: Result) -> str:
 
 def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 2
-    variants = sys.argv[2:] or VARIANTS
-    print(sys.version.split()[0], "JIT" if os.environ.get("PYTHON_JIT") == "1" else "", flush=True)
+    sampler = sys.argv[2] if len(sys.argv) > 2 else DUMP
+    variants = sys.argv[3:] or VARIANTS
+    print(sys.version.split()[0], "JIT" if os.environ.get("PYTHON_JIT") == "1" else "", sampler, flush=True)
     for variant in variants:
-        result = run(variant, seconds)
+        result = run(variant, seconds, sampler=sampler)
         print(report(variant, result), flush=True)
         for reason in result.reasons[:1]:
             print("\n".join(reason.splitlines()[:12]), flush=True)

@@ -90,6 +90,8 @@ static struct {
     atomic_int signo;
     atomic_bool foreign; /* it has called somebody's handler, which may have left by siglongjmp */
     _Atomic(uintptr_t) frame;
+    _Atomic(const struct fp_arrival *) arrival; /* on the thread's stack, below the frame */
+    _Atomic(uint64_t) seal;
 } marks[MARKS];
 
 /* Is the call at `frame`, which was interrupted or calls us, older than what is at `at` on the same stack? */
@@ -98,11 +100,25 @@ static bool reaches(uintptr_t frame, uintptr_t at)
     return at < frame && frame - at < REACH;
 }
 
-/* Has the call at `frame` been left without coming back from it?  The kernel interrupts what runs, on whatever stack;
-   a call from a handler may come from another stack, and then says nothing. */
-static bool left_behind(const struct fp_arrival *a, uintptr_t frame, uintptr_t at)
+/* Has the call of a mark been left without coming back from it?  The kernel interrupts what runs, on whatever stack.  A
+   call from a handler may come from another stack, and then says nothing; on this one the memory between is in use,
+   and holds the arrival unless something else has taken its place. */
+static bool left_behind(const struct fp_arrival *a, int i, uintptr_t at)
 {
-    return a->by_kernel ? !reaches(frame, at) : at >= frame && at - frame < REACH;
+    uintptr_t frame = atomic_load(&marks[i].frame);
+    const struct fp_arrival *arrival = atomic_load(&marks[i].arrival);
+    if (a->by_kernel)
+        return !reaches(frame, at);
+    if (!reaches(frame, at))
+        return at >= frame && at - frame < REACH;
+    return (uintptr_t)arrival < at || arrival->seal != atomic_load(&marks[i].seal);
+}
+
+/* Who is called may raise the signal in place of calling us, as the standard module does. */
+static bool is_called_or_raised(const struct fp_arrival *a)
+{
+    return !a->by_kernel ||
+           (fp_was_sent(a) && a->info->si_code >= SI_TKILL && a->info->si_pid == (pid_t)bare(SYS_getpid, 0, 0, 0, 0));
 }
 
 static void look_at(struct fp_arrival *a, int i)
@@ -113,11 +129,11 @@ static void look_at(struct fp_arrival *a, int i)
     /* An alternate stack that is used up starts again at its top: there only the interrupted code tells. */
     uintptr_t at = a->by_kernel ? (uintptr_t)a->context->uc_mcontext.gregs[REG_RSP] : a->frame;
 
-    if (left_behind(a, frame, at)) {
+    if (left_behind(a, i, at)) {
         atomic_store(&marks[i].thread, 0);
     }
     else if (reaches(frame, at) && foreign) {
-        a->circles += signo == a->signo && !a->by_kernel;
+        a->circles += signo == a->signo && is_called_or_raised(a);
     }
     else if (reaches(frame, at)) {
         a->nested = true;
@@ -143,6 +159,7 @@ static int take_place(int thread)
 
 void fp_arrival_begin(struct fp_arrival *a)
 {
+    static atomic_uint serial;
     a->thread = (int)bare(SYS_gettid, 0, 0, 0, 0);
     for (int i = 0; i < MARKS; i++)
         if (atomic_load(&marks[i].thread) == a->thread)
@@ -153,6 +170,9 @@ void fp_arrival_begin(struct fp_arrival *a)
     atomic_store(&marks[a->mark].signo, a->signo);
     atomic_store(&marks[a->mark].frame, a->frame);
     atomic_store(&marks[a->mark].foreign, false);
+    a->seal = (uint64_t)atomic_fetch_add(&serial, 1) << 32 ^ (uintptr_t)a ^ 0x66615570726f6f66;
+    atomic_store(&marks[a->mark].arrival, a);
+    atomic_store(&marks[a->mark].seal, a->seal);
 }
 
 void fp_arrival_end(const struct fp_arrival *a)

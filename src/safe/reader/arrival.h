@@ -22,8 +22,9 @@ struct fp_arrival {
     int thread;       /* the kernel's id of the calling thread */
     bool nested;      /* our own code, in an earlier call of the handler, was interrupted */
     int nested_in;    /* the signal of that call */
-    unsigned circles; /* how often a handler that we have called for this signal has called us */
+    unsigned circles; /* how often a handler that we have called for this signal has called us, or raised it */
     int mark;         /* the place in the table of marks; -1: none */
+    uint64_t seal;    /* of this arrival alone: the mark is of one that is still here if it still finds it */
 };
 
 /* The first thing in a handler: the kernel leaves EFLAGS.AC as it was, with which unaligned accesses, which compilers
@@ -56,7 +57,7 @@ static inline bool fp_was_sent(const struct fp_arrival *a)
 }
 
 /* Marks that the calling thread is in our code, and looks for earlier marks of it.  fp_arrival_end() takes the mark
-   away. */
+   away.  *arrival stays where it is until then. */
 FP_HIDDEN void fp_arrival_begin(struct fp_arrival *arrival);
 FP_HIDDEN void fp_arrival_end(const struct fp_arrival *arrival);
 

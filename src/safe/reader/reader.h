@@ -39,13 +39,19 @@ FP_HIDDEN enum fp_status fp_reader_open(struct fp_reader *reader, enum fp_reader
    FP_NO_READER. */
 FP_HIDDEN enum fp_status fp_reader_open_fallback(struct fp_reader *reader) FP_MUST_CHECK;
 
-/* arrival.c: can the 8 bytes at a multiple of 8 be read?  By a system call that every filter lets through, without effect
-   on anything, errno included. */
+/* arrival.c: can the 8 bytes at a multiple of 8 be read?  By a system call that every filter lets through, without
+   effect on anything, errno included. */
 FP_HIDDEN bool fp_word_readable(fp_addr address);
 
 /* Says that a filter looks at this process's system calls and may end it for one that is not in its list: from now on
    PIPE comes first, whose calls are in more lists than the others'. */
 FP_HIDDEN void fp_reader_expect_filter(void);
+
+/* Is it so slow that a thread may run on between two of its reads?  (A test's memory stands still.) */
+static inline bool fp_reader_is_slow(const struct fp_reader *reader)
+{
+    return reader->kind >= FP_READER_VM && reader->kind <= FP_READER_PIPE;
+}
 
 /* Closes what open opened.  errno is preserved. */
 FP_HIDDEN void fp_reader_close(struct fp_reader *reader);

@@ -3,7 +3,7 @@
  * sigtimedwait, a bare system call in glibc).
  *
  * A filter may end the process for a system call that it doesn't list.  So the first FIRST bytes, which are the whole
- * of most reports, take none but poll() beside write(), and the rest none but fstat() where that can be.
+ * of most reports, take none but poll() beside write(); behind them fstat() tells what it is that is written to.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -20,8 +20,10 @@
 #include "render/out.h"
 #include "walk/walk.h"
 
-/* What a pipe takes at once when poll() says that there is room (PIPE_BUF), if nobody else writes to it. */
-enum { PIPE_ROOM = 4096, FIRST = PIPE_ROOM };
+/* PIPE_ROOM: what a pipe takes at once when poll() says that there is room (PIPE_BUF), if nobody else writes to it.
+   PIECE: what anything takes, but a terminal that is full to the last few bytes; a report of one PIPE_ROOM stays whole.
+ */
+enum { PIPE_ROOM = 4096, FIRST = 16 << 10, PIECE = 1024 };
 
 /* A terminal that is full would keep a blocking write() for ever, whatever poll() has said: a description of our own
    doesn't block, and leaves the flags of the one that others use. */
@@ -84,7 +86,7 @@ static ssize_t put(const struct fp_out *o, const char *data, size_t size)
         return send(o->fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (o->own_fd >= 0)
         return write(o->own_fd, data, size);
-    return write(o->fd, data, may_block(o) && size > PIPE_ROOM ? PIPE_ROOM : size);
+    return write(o->fd, data, size);
 }
 
 /* Waits until poll() says that a pipe has room for PIPE_BUF bytes; false when time is up.  Where poll() can't be used
@@ -112,11 +114,23 @@ static bool has_room(struct fp_out *o)
     return true;
 }
 
-/* Writes what is left, and counts it; false when time is up. */
+/* How much goes into one write. */
+static size_t portion(const struct fp_out *o, size_t left)
+{
+    size_t most = left;
+    if (!o->known && (o->like_file || FIRST - o->first < PIECE))
+        most = FIRST - o->first;
+    else if (!o->known)
+        most = o->first < PIPE_ROOM ? PIPE_ROOM - o->first : PIECE;
+    else if (may_block(o))
+        most = PIPE_ROOM;
+    return left < most ? left : most;
+}
+
+/* Writes a portion of what is left, and counts it; false when time is up. */
 static bool write_some(struct fp_out *o, const char **data, size_t *left)
 {
-    size_t size = !o->known && *left > FIRST - o->first ? FIRST - o->first : *left;
-    ssize_t n = put(o, *data, size);
+    ssize_t n = put(o, *data, portion(o, *left));
     if (n >= 0) {
         *data += n;
         *left -= (size_t)n;

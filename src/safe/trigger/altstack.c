@@ -13,14 +13,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "trigger/dump.h"
+#include "trigger/signals.h"
 #include "trigger/stacks.h"
 
 #ifndef AT_MINSIGSTKSZ
 #define AT_MINSIGSTKSZ 51 /* glibc before 2.34 */
 #endif
-
-enum { WAIT_NS = 50000000 };
 
 _Atomic(struct fp_stack *) fp_stacks;
 pthread_mutex_t fp_stacks_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -286,14 +284,18 @@ static void free_all_expected(void)
         free_expected(s);
 }
 
+/* Not by a session: where the guard can't be used that would make system calls which a filter may end the process for.
+   The threads of the caller's interpreter stand still, where there is a GIL. */
 void fp_altstack_expect(const struct fp_target *target)
 {
+    struct fp_reader reader;
+    struct fp_walk walk = {.n_raw = 0};
     pthread_mutex_lock(&fp_stacks_lock);
     free_all_expected(); /* some may have ended */
-    struct fp_session *s = fp_session_acquire(target, true, WAIT_NS);
-    if (s != NULL) {
-        expect_threads(&s->walk);
-        fp_session_release(s);
+    if (fp_reader_open(&reader, fp_guard_ready() ? FP_READER_GUARD : FP_READER_MASK) == FP_OK) {
+        fp_walk_init(&walk, &reader, target, true);
+        expect_threads(&walk);
+        fp_reader_close(&reader);
     }
     pthread_mutex_unlock(&fp_stacks_lock);
 }

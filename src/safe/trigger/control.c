@@ -72,7 +72,7 @@ static bool takes(int signo, struct fp_user *user)
 {
     struct fp_user now;
     struct sigaction before;
-    bool known = fp_published_read(&fp_users[signo], &now, sizeof(now));
+    bool known = fp_published_read(&fp_users[signo], &now, sizeof(now)) && !now.given_back;
     if (known) { /* is ours, or whoever has it may call ours: what was before both is known already */
         user->previous = now.previous;
         user->first = now.first;
@@ -109,7 +109,7 @@ int fp_user_register(int signo, const struct fp_user_config *config)
     return error;
 }
 
-/* Who has taken the signal from us may go on calling our handler, which passes it on then. */
+/* A signal that is on its way to our handler, now or by way of who has taken it from us, is passed on then. */
 bool fp_user_unregister(int signo)
 {
     struct fp_user user;
@@ -117,14 +117,13 @@ bool fp_user_unregister(int signo)
         return false;
     pthread_mutex_lock(&control);
     bool was = fp_published_read(&fp_users[signo], &user, sizeof(user)) && user.registered;
-    if (was && user_is_ours(signo)) {
-        (void)fp_unpublish(&fp_users[signo]);
-        sigaction(signo, fp_user_next(&user, signo), NULL);
-    }
-    else if (was) {
+    if (was) {
         user.registered = false;
+        user.given_back = user_is_ours(signo);
         fp_publish(&fp_users[signo], &user, sizeof(user));
     }
+    if (was && user.given_back)
+        sigaction(signo, fp_user_next(&user, signo), NULL);
     pthread_mutex_unlock(&control);
     return was;
 }
@@ -136,8 +135,8 @@ void fp_control_end(void)
         (void)fp_user_unregister(signo);
     (void)fp_fatal_disable();
     pthread_mutex_lock(&control);
-    guard_required = guard_placed = false;
-    for (size_t i = 0; i < FP_FATALS; i++)
+    guard_required = guard_placed = fp_session_any_in_use(); /* a dump that hangs in its output still reads then */
+    for (size_t i = 0; i < FP_FATALS && !guard_required; i++)
         fp_fatal_restore(&fp_fatals[i]);
     pthread_mutex_unlock(&control);
 }

@@ -9,7 +9,7 @@
 #include "trigger/dump.h"
 
 /* SETTLED: no frame has this evidence. */
-enum { CHUNK = 256, ATTEMPTS_NS = 200000, SETTLED = 0 };
+enum { CHUNK = 256, ATTEMPTS_NS = 200000, SLOW_ATTEMPTS_NS = 10000000, SETTLED = 0 };
 
 struct dump {
     struct fp_session *session;
@@ -25,18 +25,6 @@ struct dump {
     int tasks; /* a descriptor of /proc/self/task for the dump's time, for the names of other threads; -1: none */
     bool tasks_tried; /* opening it */
 };
-
-/* Which lock stops the threads of an interpreter: its GIL's address; before 3.12 there is one for all. */
-static fp_addr gil_of(struct fp_walk *w, fp_addr interp)
-{
-    int32_t offset = w->target->layout.interp_gil;
-    if (w->target->free_threaded)
-        return 0;
-    if (offset < 0)
-        return w->target->runtime;
-    fp_addr gil = fp_load64(w->reader, interp + (fp_addr)offset);
-    return fp_reader_faulted(w->reader) ? 0 : gil;
-}
 
 static bool more_frames(struct dump *d, uint64_t shown)
 {
@@ -177,11 +165,15 @@ static bool take_evidence(struct dump *d, bool compare)
     return true;
 }
 
-/* Writes the frames of a snapshot; true if all that was written was one thing from before to after. */
-static bool show_confirmed(struct dump *d)
+/* Writes the frames of a snapshot; true if all that was written was one thing from before to after.  A slow reader
+   looks once more whether it is still the same frames: their code objects may have been exchanged before the evidence.
+ */
+static bool show_confirmed(struct dump *d, fp_addr tstate, enum fp_status status)
 {
     uint64_t at = 0;
     if (!take_evidence(d, false))
+        return false;
+    if (fp_reader_is_slow(d->walk->reader) && !fp_standstill_holds(d->walk, tstate, status))
         return false;
     for (uint32_t i = 0; i < d->walk->n_raw; i++) {
         if (fp_raw_hidden(d->walk, &d->walk->raw[i]))
@@ -218,25 +210,28 @@ static void show_running(struct dump *d, const struct fp_thread *thread)
     if (d->out->used > FP_OUT_SIZE / 4)
         fp_out_flush(d->out); /* an attempt can be taken back only while it is in the buffer */
     struct fp_out_mark mark = fp_out_mark(d->out);
-    int64_t start = fp_now_ns();
+    bool slow = fp_reader_is_slow(w->reader);
+    int64_t start = fp_now_ns(), most = slow ? SLOW_ATTEMPTS_NS : ATTEMPTS_NS;
     enum fp_status status, read;
 
     do {
         status = read = fp_snapshot_read(w, thread->tstate);
         if (status == FP_NO_FRAME)
             break;
-        if (status == FP_OK && show_confirmed(d) && fp_thread_alive(w, thread))
+        if (status == FP_OK && show_confirmed(d, thread->tstate, FP_OK) && fp_thread_alive(w, thread))
             return;
         forget_rows(d);
         status = fp_thread_alive(w, thread) ? FP_CHANGED : FP_ENDED;
         if (!fp_out_rewind(d->out, mark))
             break;
-    } while (status == FP_CHANGED && fp_now_ns() - start < ATTEMPTS_NS);
+        if (slow && read == FP_CHANGED)
+            break; /* that was many readings already */
+    } while (status == FP_CHANGED && fp_now_ns() - start < most);
     fp_text_end(d->out, status, w->bad_address);
     /* Then the frames that stood still, which the snapshot has left; not those of a stack whose decoding failed. */
     if (status == FP_CHANGED && read == FP_CHANGED && w->n_raw > 0) {
         mark = fp_out_mark(d->out);
-        if (!show_confirmed(d)) {
+        if (!show_confirmed(d, thread->tstate, FP_CHANGED)) {
             forget_rows(d);
             (void)fp_out_rewind(d->out, mark);
         }
@@ -246,7 +241,7 @@ static void show_running(struct dump *d, const struct fp_thread *thread)
 static void show_frames(struct dump *d, const struct fp_thread *thread)
 {
     bool own = d->current_own && thread->tstate == d->current;
-    bool still = own || (d->held_gil != 0 && gil_of(d->walk, thread->interp) == d->held_gil);
+    bool still = own || (d->held_gil != 0 && fp_gil_of(d->walk, thread->interp) == d->held_gil);
     d->walk->exact = still;
     if (still)
         show_still(d, thread->tstate);
@@ -445,7 +440,7 @@ enum fp_status fp_dump_on(struct fp_session *s, const struct fp_dump_options *op
     fp_addr interp = interp_of(&s->walk, d.current);
     d.current_own = caller->is_this_thread && (interp == 0 || fp_thread_id_tells(&s->walk, interp));
     if (interp != 0 && d.current_own && fp_gil_holder(&s->walk, interp) == d.current)
-        d.held_gil = gil_of(&s->walk, interp);
+        d.held_gil = fp_gil_of(&s->walk, interp);
     if (options->all_threads && options->style.gil_note && caller->fatal)
         show_after_note(&d);
     else if (options->all_threads)

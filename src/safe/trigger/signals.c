@@ -230,14 +230,21 @@ static bool seen_before(const struct fp_arrival *a)
     return seen;
 }
 
-/* A handler that has called us and calls us again: what it has been given back is still pending, or comes for ever. */
-static bool given_back_before(const struct fp_fatal *f, const struct fp_arrival *a)
+/* What we have reported and given back comes again: by a handler that calls us twice (what it was given is pending
+   then, or comes for ever), or by one that has put ours in place again.  What was there before both is left. */
+static bool given_back_before(struct fp_fatal *f, const struct fp_arrival *a)
 {
     sigset_t pending;
-    if (a->by_kernel || atomic_load(&f->installed) || atomic_load(&f->handed_back_by) != a->thread)
+    if (atomic_load(&f->installed) || atomic_load(&f->handed_back_by) != a->thread)
         return false;
-    if (sigpending(&pending) != 0 || !sigismember(&pending, f->signo))
+    if (a->by_kernel) {
+        give_to(f, &f->first);
+        if (fp_was_sent(a))
+            fp_arrival_resend(a, true);
+    }
+    else if (sigpending(&pending) != 0 || !sigismember(&pending, f->signo)) {
         fp_die_of(f->signo);
+    }
     return true;
 }
 

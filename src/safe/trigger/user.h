@@ -18,6 +18,7 @@ struct fp_user_config {
 struct fp_user {
     struct fp_user_config config;
     bool registered; /* else our handler may still be called by who took the signal from us, and passes it on */
+    bool given_back; /* `previous` has been put in its place again */
     struct sigaction previous; /* what was there when we last took the signal */
     struct sigaction first;    /* what was there before we were, and before who took the signal from us */
 };

@@ -1,4 +1,4 @@
-/* The watchdog thread: made when it is needed, woken while it is, gone soon after.  Normal context.
+/* The watchdog thread: made when it is needed, woken while it is, gone when it isn't.  Normal context.
  *
  * It blocks all signals, so that none that the program waits for ends here.  Only while it dumps the guard's two are
  * unblocked, for faults of its own reads. */
@@ -17,7 +17,8 @@
 #include "trigger/signals.h"
 #include "trigger/watchdog.h"
 
-/* LINGER: a thread that isn't needed stays so long, so that who arms again soon doesn't make another one. */
+/* LINGER: a thread that isn't needed stays so long where it has been needed again as soon as that before: then who arms
+   and cancels all the time doesn't make a thread each time.  Else cancelling ends it. */
 enum { STACK_SIZE = 256 << 10, CANCEL_WAIT_NS = 1000000000, LINGER_NS = 20000000, EXIT_WAIT_NS = 100000000 };
 
 static struct {
@@ -27,10 +28,12 @@ static struct {
     pid_t thread;           /* its id, or that of the last one */
     int64_t ended_ns;       /* when that has left its function; the kernel counts it for some microseconds more */
     bool armed;
-    bool leave;          /* the thread is to end now, armed or not */
-    int64_t deadline_ns; /* when the armed dump is due; not armed: when the thread ends */
-    int64_t wakes_at_ns; /* what the thread sleeps until; 0: it doesn't */
-    uint64_t generation; /* counts arm and cancel */
+    bool leave;           /* the thread is to end now */
+    bool lively;          /* this arming came soon after a cancelling */
+    int64_t cancelled_ns; /* when the last one was */
+    int64_t deadline_ns;  /* when the armed dump is due; not armed: when the thread ends */
+    int64_t wakes_at_ns;  /* what the thread sleeps until; 0: it doesn't */
+    uint64_t generation;  /* counts arm and cancel */
     struct fp_watchdog_config config;
     atomic_bool dumping;
 } dog = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -144,7 +147,7 @@ static void see_off(void)
     while (dog.leave && !atomic_load(&dog.dumping) &&
            pthread_cond_timedwait(&dog.changed, &dog.lock, &until) != ETIMEDOUT)
         continue;
-    while (!dog.started && dog.ended_ns != 0 && fp_now_ns() - dog.ended_ns < EXIT_WAIT_NS &&
+    while (!dog.started && dog.thread != 0 && fp_now_ns() - dog.ended_ns < EXIT_WAIT_NS &&
            syscall(SYS_tgkill, getpid(), dog.thread, 0) == 0)
         sched_yield();
 }
@@ -176,7 +179,7 @@ static void in_child(void)
     pthread_mutex_init(&dog.lock, NULL);
     init_cond();
     dog.started = dog.armed = dog.leave = false;
-    dog.ended_ns = 0;
+    dog.thread = 0;
     atomic_store(&dog.dumping, false);
 }
 
@@ -199,6 +202,7 @@ static int start_thread(void)
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     dog.leave = false;
     dog.wakes_at_ns = 0;
+    dog.thread = 0;
     pthread_sigmask(SIG_SETMASK, &blocked, &before);
     int error = pthread_create(&thread, &attr, run, NULL);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -225,10 +229,12 @@ int fp_watchdog_arm(const struct fp_watchdog_config *config)
     __atomic_add_fetch(&dog.generation, 1, __ATOMIC_SEQ_CST);
     if (dog.started)
         (void)wait_idle();
+    int64_t now = fp_now_ns();
     dog.leave = false;
     dog.config = *config;
     dog.armed = true;
-    due_at(later(fp_now_ns(), config->timeout_ns));
+    dog.lively = dog.cancelled_ns != 0 && now - dog.cancelled_ns < LINGER_NS;
+    due_at(later(now, config->timeout_ns));
     if (!dog.started)
         error = start_thread();
     dog.armed = error == 0;
@@ -236,20 +242,28 @@ int fp_watchdog_arm(const struct fp_watchdog_config *config)
     return error;
 }
 
-/* With the lock held. */
-static bool disarm(void)
+/* With the lock held; is no dump under way? */
+static bool disarm(bool may_linger)
 {
     __atomic_add_fetch(&dog.generation, 1, __ATOMIC_SEQ_CST);
-    if (dog.armed)
-        due_at(later(fp_now_ns(), LINGER_NS));
+    if (dog.armed) {
+        dog.cancelled_ns = fp_now_ns();
+        dog.deadline_ns = later(dog.cancelled_ns, LINGER_NS);
+    }
     dog.armed = false;
-    return !dog.started || wait_idle();
+    if (dog.started && !wait_idle())
+        return false;
+    if (may_linger && dog.lively)
+        due_at(dog.deadline_ns);
+    else
+        see_off();
+    return true;
 }
 
 bool fp_watchdog_cancel(void)
 {
     pthread_mutex_lock(&dog.lock);
-    bool idle = disarm();
+    bool idle = disarm(true);
     pthread_mutex_unlock(&dog.lock);
     return idle;
 }
@@ -257,9 +271,16 @@ bool fp_watchdog_cancel(void)
 void fp_watchdog_end(void)
 {
     pthread_mutex_lock(&dog.lock);
-    if (disarm())
-        see_off();
+    (void)disarm(false);
     pthread_mutex_unlock(&dog.lock);
+}
+
+int fp_watchdog_thread(void)
+{
+    pthread_mutex_lock(&dog.lock);
+    int thread = dog.started ? dog.thread : 0;
+    pthread_mutex_unlock(&dog.lock);
+    return thread;
 }
 
 bool fp_watchdog_busy(void)

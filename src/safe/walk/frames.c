@@ -7,6 +7,45 @@ bool fp_raw_hidden(const struct fp_walk *w, const struct fp_raw *raw)
     return entry >= 0 && raw->owner >= entry;
 }
 
+enum { SPAN_MAX = 128 };
+
+/* All that a record needs of a frame lies in its first `size` bytes. */
+static size_t span_size(const struct fp_layout *l)
+{
+    const int32_t ends[] = {l->frame_previous + 8, l->frame_code + 8, l->frame_instr + 8, l->frame_owner + 1,
+                            l->frame_is_entry + 1};
+    int32_t size = 0;
+    for (size_t i = 0; i < FP_COUNT(ends); i++)
+        size = ends[i] > size ? ends[i] : size;
+    return (size_t)size;
+}
+
+void fp_raw_read_slowly(struct fp_walk *w, fp_addr frame, struct fp_raw *out)
+{
+    const struct fp_layout *l = &w->target->layout;
+    unsigned char span[SPAN_MAX];
+    size_t size = span_size(l);
+    uint32_t lasti;
+
+    *out = (struct fp_raw){.frame = frame};
+    if (size > sizeof(span) || !fp_read(w->reader, span, frame, size)) {
+        w->reader->fault = 1;
+        return;
+    }
+    memcpy(&out->previous, span + l->frame_previous, 8);
+    memcpy(&out->code, span + l->frame_code, 8);
+    out->code &= ~(fp_addr)l->frame_code_tag;
+    if (l->instr_kind == FP_INSTR_POINTER) {
+        memcpy(&out->instr, span + l->frame_instr, 8);
+        out->owner = span[l->frame_owner];
+        out->is_entry = l->frame_is_entry >= 0 ? span[l->frame_is_entry] : 0;
+    }
+    else {
+        memcpy(&lasti, span + l->frame_instr, 4);
+        out->instr = lasti;
+    }
+}
+
 fp_addr fp_chain_top(struct fp_walk *w, fp_addr tstate, fp_addr *cframe)
 {
     const struct fp_layout *l = &w->target->layout;

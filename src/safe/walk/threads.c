@@ -164,6 +164,17 @@ enum fp_status fp_thread_read(struct fp_walk *w, fp_addr tstate, struct fp_threa
     return fp_thread_alive(w, out) ? FP_OK : FP_ENDED;
 }
 
+fp_addr fp_gil_of(struct fp_walk *w, fp_addr interp)
+{
+    const struct fp_layout *l = &w->target->layout;
+    if (w->target->free_threaded)
+        return 0;
+    if (l->runtime_gil >= 0)
+        return w->target->runtime + (fp_addr)l->runtime_gil;
+    fp_addr gil = fp_load64(w->reader, interp + (fp_addr)l->interp_gil);
+    return fp_reader_faulted(w->reader) ? 0 : gil;
+}
+
 fp_addr fp_gil_holder(struct fp_walk *w, fp_addr interp)
 {
     const struct fp_layout *l = &w->target->layout;
@@ -176,7 +187,7 @@ fp_addr fp_gil_holder(struct fp_walk *w, fp_addr interp)
         holder = fp_load64(r, w->target->runtime + (fp_addr)l->runtime_tstate_current);
     }
     else {
-        fp_addr gil = fp_load64(r, interp + (fp_addr)l->interp_gil);
+        fp_addr gil = fp_gil_of(w, interp);
         if (fp_load32(r, gil + (fp_addr)l->gil_locked) == 1)
             holder = fp_load64(r, gil + (fp_addr)l->gil_last_holder);
     }

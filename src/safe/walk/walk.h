@@ -96,6 +96,8 @@ FP_HIDDEN bool fp_thread_started(struct fp_walk *walk, fp_addr tstate);
 FP_HIDDEN bool fp_thread_id_tells(struct fp_walk *walk, fp_addr interp);
 /* The thread state of an OS thread: of several the attached one; 0 if there is none. */
 FP_HIDDEN fp_addr fp_thread_of(struct fp_walk *walk, uint64_t thread_id);
+/* The address of an interpreter's GIL, which stops its threads; before 3.12 there is one for all.  0: free-threaded. */
+FP_HIDDEN fp_addr fp_gil_of(struct fp_walk *walk, fp_addr interp);
 /* The thread state that holds the GIL of an interpreter; 0: nobody, or a free-threaded build. */
 FP_HIDDEN fp_addr fp_gil_holder(struct fp_walk *walk, fp_addr interp);
 
@@ -108,6 +110,8 @@ FP_HIDDEN fp_addr fp_chain_top(struct fp_walk *walk, fp_addr tstate, fp_addr *cf
    state.
  */
 FP_HIDDEN bool fp_has_no_frame(fp_addr tstate, fp_addr top, fp_addr cframe);
+/* frames.c: reads one frame record in one system call. */
+FP_HIDDEN void fp_raw_read_slowly(struct fp_walk *walk, fp_addr frame, struct fp_raw *out);
 /* Reads one frame record; the caller asks the reader whether that failed.  Inline: the loads of several frames must not
    wait for each other. */
 static inline void fp_raw_read(struct fp_walk *w, fp_addr frame, struct fp_raw *out)
@@ -115,6 +119,10 @@ static inline void fp_raw_read(struct fp_walk *w, fp_addr frame, struct fp_raw *
     const struct fp_layout *l = &w->target->layout;
     struct fp_reader *r = w->reader;
 
+    if (FP_UNLIKELY(fp_reader_is_slow(r))) {
+        fp_raw_read_slowly(w, frame, out);
+        return;
+    }
     out->frame = frame;
     out->previous = fp_load64(r, frame + (fp_addr)l->frame_previous);
     out->code = fp_load64(r, frame + (fp_addr)l->frame_code) & ~(fp_addr)l->frame_code_tag;
@@ -128,6 +136,12 @@ static inline void fp_raw_read(struct fp_walk *w, fp_addr frame, struct fp_raw *
         out->owner = out->is_entry = 0;
     }
 }
+/* Two readings of a frame: was it the same?  but_instr: its instruction may differ. */
+static inline bool fp_raw_same(const struct fp_raw *a, const struct fp_raw *b, bool but_instr)
+{
+    return a->frame == b->frame && a->previous == b->previous && a->code == b->code && a->owner == b->owner &&
+           a->is_entry == b->is_entry && (but_instr || a->instr == b->instr);
+}
 /* Is this frame the interpreter's own, which no traceback shows? */
 FP_HIDDEN bool fp_raw_hidden(const struct fp_walk *walk, const struct fp_raw *raw);
 
@@ -139,6 +153,11 @@ FP_HIDDEN bool fp_link_is_stale(struct fp_walk *walk, const struct fp_raw *top);
 
 /* snapshot.c: reads the chain of a thread that runs; FP_OK, FP_CHANGED (raw holds the part that is certain), ... */
 FP_HIDDEN enum fp_status fp_snapshot_read(struct fp_walk *walk, fp_addr tstate) FP_MUST_CHECK;
+/* standstill.c: fp_snapshot_read by a reader that is too slow for it. */
+FP_HIDDEN enum fp_status fp_standstill_read(struct fp_walk *walk, fp_addr tstate) FP_MUST_CHECK;
+/* Looks again after that said `status`: are these frames still certain?  Then what was alike of their code objects
+   before and after this is theirs. */
+FP_HIDDEN bool fp_standstill_holds(struct fp_walk *walk, fp_addr tstate, enum fp_status status);
 
 /* What tells a frame's row apart from others with the same code object: the instruction, and a line of its own. */
 FP_HIDDEN uint64_t fp_frame_key(struct fp_walk *walk, const struct fp_raw *raw);
