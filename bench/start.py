@@ -2,7 +2,7 @@
 
 Usage: python bench/start.py PYTHON [RUNS]   PYTHON: an interpreter with faultproof installed by pip
 Whole processes are measured from outside, in turn, by the CPU time of the finished child; what happens inside by the
-process itself.  Medians.
+process itself, in CPU time too.  Medians.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import sys
 
 INSIDE = """
 import time, sys, {first}
-a = time.perf_counter()
+a = time.process_time()
 import faultproof
-b = time.perf_counter()
+b = time.process_time()
 faultproof.{call}()
-c = time.perf_counter()
+c = time.process_time()
 print((b - a) * 1e6, (c - b) * 1e6)
 """
 

@@ -4,8 +4,6 @@ The classes are the interpreter's own.  The functions that format, print and ext
 hand on to the interpreter's module.  Every other name, private ones too, is read from and written to that module.
 """
 
-from __future__ import annotations
-
 import io as _io
 import sys as _sys
 import traceback as _standard
