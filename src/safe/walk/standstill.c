@@ -11,8 +11,8 @@
  */
 #include "walk/walk.h"
 
-/* READINGS that are compared, among ROUNDS. */
-enum { READINGS = 32, ROUNDS = 3 * READINGS, SPIN_CYCLES = 8192, HOLDS_ROUNDS = 4 };
+/* READINGS that are compared, among READINGS_MAX. */
+enum { READINGS = 32, READINGS_MAX = 3 * READINGS, SPIN_CYCLES = 8192, HOLDS_TRIES = 4 };
 
 /* Who had the GIL last, and how many times it has gone to another thread state. */
 struct turn {
@@ -130,7 +130,7 @@ enum fp_status fp_standstill_read(struct fp_walk *w, fp_addr tstate)
     struct common c = {0};
 
     w->n_known = 0;
-    for (int round = 0; round < ROUNDS && c.alike < READINGS && fp_now_ns() <= w->deadline_ns; round++) {
+    for (int round = 0; round < READINGS_MAX && c.alike < READINGS && fp_now_ns() <= w->deadline_ns; round++) {
         enum reading reading = read_once(w, tstate);
         if (reading == EXACT)
             return FP_OK;
@@ -174,7 +174,7 @@ bool fp_standstill_holds(struct fp_walk *w, fp_addr tstate, enum fp_status statu
     enum reading reading = TORN;
     bool complete = w->raw_complete;
     keep(w);
-    for (int round = 0; round < HOLDS_ROUNDS && reading == TORN; round++)
+    for (int round = 0; round < HOLDS_TRIES && reading == TORN; round++)
         reading = read_once(w, tstate);
     bool still = (reading == READ || reading == EXACT) && alike(w) == n;
     w->raw_complete = complete;
