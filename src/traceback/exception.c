@@ -210,6 +210,9 @@ static bool is_quiet(PyObject *exc)
 /* By PyObject_Str(), which looks for signals: where that is all that can fail, it is no failure of str(). */
 static int quiet_string(PyObject *exc, PyObject **text)
 {
+    *text = NULL;
+    if (PyErr_CheckSignals() < 0)
+        return -1;
     *text = PyObject_Str(exc);
     return *text != NULL || fp_clear(PyExc_MemoryError) || fp_clear(PyExc_RecursionError) ? 0 : -1;
 }
