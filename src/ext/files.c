@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "reader/arrival.h"
 #include "trigger/watchdog.h"
 
 enum { QUIET_TRIES = 40, QUIET_PAUSE_NS = 50000 };
@@ -52,7 +53,7 @@ void fp_ext_files_unlock(void)
 
 static bool is_quiet(void)
 {
-    return !fp_watchdog_busy() && !fp_session_any_in_use();
+    return !fp_watchdog_busy() && !fp_arrival_any() && !fp_session_any_in_use();
 }
 
 /* A watchdog that dumps all the time pauses in between. */

@@ -181,14 +181,52 @@ static PyObject *replacement(struct fp_tb *tb, PyObject *exc)
     return text;
 }
 
+/* An object whose str() and repr() are the interpreter's own code. */
+static bool is_plain(PyObject *value)
+{
+    return value == NULL || value == Py_None || PyUnicode_CheckExact(value) || PyLong_CheckExact(value) ||
+           PyFloat_CheckExact(value) || PyBool_Check(value) || PyBytes_CheckExact(value);
+}
+
+/* Whether no code of others runs in str() of the exception: what it raises comes from a signal then, or is a lack of
+ * something. */
+static bool is_quiet(PyObject *exc)
+{
+    reprfunc str = Py_TYPE(exc)->tp_str;
+    bool of_system = str == ((PyTypeObject *)PyExc_OSError)->tp_str;
+    if (str != ((PyTypeObject *)PyExc_BaseException)->tp_str && str != ((PyTypeObject *)PyExc_KeyError)->tp_str &&
+        !of_system)
+        return false;
+    PyObject *args = arguments_of(exc);
+    bool quiet = args != NULL;
+    for (Py_ssize_t i = 0; quiet && i < PyTuple_GET_SIZE(args); i++)
+        quiet = is_plain(PyTuple_GET_ITEM(args, i));
+    Py_XDECREF(args);
+    const PyOSErrorObject *error = (const PyOSErrorObject *)exc;
+    return quiet && (!of_system || (is_plain(error->myerrno) && is_plain(error->strerror) &&
+                                    is_plain(error->filename) && is_plain(error->filename2)));
+}
+
+/* By PyObject_Str(), which looks for signals: where that is all that can fail, it is no failure of str(). */
+static int quiet_string(PyObject *exc, PyObject **text)
+{
+    *text = NULL;
+    if (PyErr_CheckSignals() < 0)
+        return -1;
+    *text = PyObject_Str(exc);
+    return *text != NULL || fp_clear(PyExc_MemoryError) || fp_clear(PyExc_RecursionError) ? 0 : -1;
+}
+
 static PyObject *string_of(struct fp_tree *tree, PyObject *exc)
 {
     PyObject *text = plain_string(exc);
     if (text != NULL || PyErr_Occurred())
         return text;
-    if (fp_str(exc, &text) == 0 && text == NULL)
+    bool quiet = is_quiet(exc);
+    if ((quiet ? quiet_string(exc, &text) : fp_str(exc, &text)) == 0 && text == NULL)
         text = replacement(tree->call->tb, exc);
-    fp_call_forget(tree->call);
+    if (!quiet)
+        fp_call_forget(tree->call);
     return text;
 }
 

@@ -120,7 +120,7 @@ static void a_gil_that_went_round_tells_nothing(void)
     CHECK_EQUAL(walk.raw[2].frame, address(frames[0]));
 }
 
-static int out_of_step; /* in which reading the loop falls out of step */
+static int out_of_step; /* in every such reading the loop falls out of step */
 
 /* Each reading sees frame 4 as it is in the loop's first half, and frame 3 as it is in the second. */
 static void loop_in_step(fp_addr from)
@@ -129,7 +129,7 @@ static void loop_in_step(fp_addr from)
     if (from == address(frames[4]))
         put_frame(4, 1000);
     if (from == address(frames[3]))
-        put_frame(3, ++reading == out_of_step ? 2001 : 2000);
+        put_frame(3, ++reading % out_of_step == 0 ? 2001 : 2000);
 }
 
 static void one_reading_that_differs_is_enough(void)
@@ -147,6 +147,22 @@ static void one_reading_that_differs_is_enough(void)
         int status = 1;
         CHECK(waitpid(child, &status, 0) == child && status == 0);
     }
+}
+
+static void comes_to_rest(fp_addr from)
+{
+    static int reading;
+    if (from == address(frames[4]) && ++reading <= 20)
+        put_frame(4, (uint64_t)reading);
+}
+
+static void who_comes_to_rest_is_waited_for(void)
+{
+    begin(0x030d0000);
+    put_holder(address(tstate));
+    change = comes_to_rest;
+    CHECK_EQUAL(fp_standstill_read(&walk, address(tstate)), FP_OK);
+    CHECK_EQUAL(walk.n_raw, FRAMES);
 }
 
 static void another_root(fp_addr from)
@@ -196,6 +212,7 @@ static const struct check_case cases[] = {
     {"of two interpreters an old GIL tells nothing", of_two_interpreters_an_old_gil_tells_nothing},
     {"a GIL that went round tells nothing", a_gil_that_went_round_tells_nothing},
     {"one reading that differs is enough", one_reading_that_differs_is_enough},
+    {"who comes to rest is waited for", who_comes_to_rest_is_waited_for},
     {"chains that have nothing in common show nothing", chains_that_have_nothing_in_common_show_nothing},
     {"no frame", no_frame},
     {"whether it holds", whether_it_holds},

@@ -109,7 +109,7 @@ signal.signal(signal.SIGUSR1, lambda *a: None)
 threads = [threading.Thread(target=storm) for n in range(2)]
 for t in threads: t.start()
 i = create(False)
-for n in range(60):
+for n in range(20):
     run(i, "from faultproof import faulthandler as fh; f = open('/dev/null', 'w'); fh.register(10, f); fh.unregister(10)")
     others = [tempfile.TemporaryFile() for k in range(3)]
     signal.raise_signal(signal.SIGUSR1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import sysconfig
 import tempfile
 
 import greenlets
@@ -30,7 +31,8 @@ def test_no_impossible_stack_by_system_calls(variant, sampler):
     print(truth.report(variant, result))
     assert result["stacks"] > 0
     assert result["impossible"] == 0, "\n".join(result.reasons)
-    if not sampler.startswith("compact"):  # which gives no part of a stack
+    # the collector gives no part of a stack; where threads run beside each other few readings reach the root
+    if not sampler.startswith("compact") and not sysconfig.get_config_var("Py_GIL_DISABLED"):
         assert result["partial"] or not result["bare"], "the frames that stood still are missing"
 
 

@@ -1,6 +1,7 @@
 """Something from outside ends a call of the traceback module: a signal's handler, a trace function, a lack of memory.
 
 python traceback_interrupts.py std|ours signals|trace|memory    prints a line for each that is lost or changes a text
+python traceback_interrupts.py std|ours soak N    N signals at any time into a loop of each call; prints how many were lost
 
 Run in a process of its own: it takes signals and the trace function.  The same program is right on the standard module.
 """
@@ -211,6 +212,38 @@ def signals():
                 print(kind, name, "another text afterwards")
 
 
+class Arrived(BaseException):
+    pass
+
+
+def soak():
+    """One signal at a time, from a timer, into a worker that formats the same exception again and again."""
+    rounds, ran, lost = int(sys.argv[3]), [], {}
+
+    def handler(signo, frame):
+        ran.append(signo)
+        raise Arrived
+
+    def work(call, error):
+        while not ran:
+            text_of(call, error)
+
+    signal.signal(signal.SIGALRM, handler)
+    for kind, error in kinds():
+        for name, call in calls(error):
+            for n in range(rounds):
+                del ran[:]
+                if n % 4 == 0:
+                    forget()
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.0002 + n % 37 * 0.00001)
+                    work(call, error)
+                except Arrived:
+                    continue
+                lost[kind, name] = lost.get((kind, name), 0) + 1
+    print(sys.version.split()[0], sys.argv[1], "rounds a kind and function:", rounds, "lost:", lost)
+
+
 class Tracer:
     """Raises at the n-th call or line, as a signal's handler may; excused where the module itself makes a text of that."""
 
@@ -290,7 +323,7 @@ def memory():
 
 
 try:
-    {"signals": signals, "trace": trace, "memory": memory}[sys.argv[2]]()
+    {"signals": signals, "trace": trace, "memory": memory, "soak": soak}[sys.argv[2]]()
 finally:
     for path in FILES:
         os.unlink(path)

@@ -182,6 +182,14 @@ void fp_arrival_end(const struct fp_arrival *a)
         atomic_compare_exchange_strong(&marks[a->mark].thread, &self, 0);
 }
 
+bool fp_arrival_any(void)
+{
+    for (int i = 0; i < MARKS; i++)
+        if (atomic_load(&marks[i].thread) != 0 && !atomic_load(&marks[i].foreign))
+            return true;
+    return false;
+}
+
 void fp_arrival_call(const struct fp_arrival *a, const struct sigaction *handler)
 {
     sigset_t mask = handler->sa_mask, before;

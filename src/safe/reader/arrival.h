@@ -60,6 +60,8 @@ static inline bool fp_was_sent(const struct fp_arrival *a)
    away.  *arrival stays where it is until then. */
 FP_HIDDEN void fp_arrival_begin(struct fp_arrival *arrival);
 FP_HIDDEN void fp_arrival_end(const struct fp_arrival *arrival);
+/* Is any thread in our own code just now?  What it goes by it has read after its mark was set. */
+FP_HIDDEN bool fp_arrival_any(void);
 
 /* Calls somebody's handler as the kernel would: with the signals blocked that it asked for.  It must be a function.
    Between begin and end; it may never come back (siglongjmp). */

@@ -19,7 +19,7 @@
 
 /* LINGER: a thread that isn't needed stays so long where it has been needed again as soon as that before: then who arms
    and cancels all the time doesn't make a thread each time.  Else cancelling ends it. */
-enum { STACK_SIZE = 256 << 10, CANCEL_WAIT_NS = 1000000000, LINGER_NS = 20000000, EXIT_WAIT_NS = 100000000 };
+enum { STACK_SIZE = 256 << 10, CANCEL_WAIT_NS = 1000000000, LINGER_NS = 20000000, EXIT_WAIT_NS = 1000000000 };
 
 static struct {
     pthread_mutex_t lock;
@@ -136,6 +136,23 @@ static void *run(void *unused)
     return NULL;
 }
 
+/* Has the thread left its function, but not the kernel's count?  That takes some microseconds; on a busy machine more.
+ */
+static bool is_leaving(void)
+{
+    return !dog.started && dog.thread != 0 && fp_now_ns() - dog.ended_ns < EXIT_WAIT_NS &&
+           syscall(SYS_tgkill, getpid(), dog.thread, 0) == 0;
+}
+
+static void pause_briefly(int times_before)
+{
+    const struct timespec pause = {0, 100000};
+    if (times_before < 50)
+        sched_yield();
+    else
+        nanosleep(&pause, NULL); /* the thread may have a lower priority than this one */
+}
+
 /* With the lock held: waits until a thread that isn't needed is gone, from the kernel's count of threads too, which
    who forks or unshares looks at.  Not for one that hangs in a dump. */
 static void see_off(void)
@@ -147,9 +164,8 @@ static void see_off(void)
     while (dog.leave && !atomic_load(&dog.dumping) &&
            pthread_cond_timedwait(&dog.changed, &dog.lock, &until) != ETIMEDOUT)
         continue;
-    while (!dog.started && dog.thread != 0 && fp_now_ns() - dog.ended_ns < EXIT_WAIT_NS &&
-           syscall(SYS_tgkill, getpid(), dog.thread, 0) == 0)
-        sched_yield();
+    for (int i = 0; is_leaving(); i++)
+        pause_briefly(i);
 }
 
 /* fork() copies one thread: a program that has only one is to have only one there. */

@@ -11,8 +11,8 @@
  */
 #include "walk/walk.h"
 
-/* READINGS that count, among CLOCK_ROUNDS. */
-enum { READINGS = 32, CLOCK_ROUNDS = 3 * READINGS, SPIN_CYCLES = 8192, HOLDS_ROUNDS = 4 };
+/* READINGS that are compared, among READINGS_MAX. */
+enum { READINGS = 32, READINGS_MAX = 3 * READINGS, SPIN_CYCLES = 8192, HOLDS_TRIES = 4 };
 
 /* Who had the GIL last, and how many times it has gone to another thread state. */
 struct turn {
@@ -63,8 +63,8 @@ static enum reading read_once(struct fp_walk *w, fp_addr tstate)
     return tells && before.holder == after.holder && before.switches == after.switches ? EXACT : READ;
 }
 
-/* walk->known keeps the first of the readings that are compared, most recent first as in walk->raw. */
-static void keep_first(struct fp_walk *w)
+/* walk->known keeps the reading that the next ones are compared with, most recent first as in walk->raw. */
+static void keep(struct fp_walk *w)
 {
     memcpy(w->known, w->raw, w->n_raw * sizeof(w->raw[0]));
     w->n_known = w->n_raw;
@@ -87,44 +87,68 @@ static void spin(void)
         __builtin_ia32_pause();
 }
 
-/* Leaves in walk->raw the n frames from the root up that all readings have shown. */
+/* Leaves in walk->raw the n frames from the root up of the reading that was kept. */
 static void take_alike(struct fp_walk *w, uint32_t n)
 {
     memcpy(w->raw, &w->known[w->n_known - n], n * sizeof(w->raw[0]));
     w->n_raw = n;
 }
 
+/* What the readings so far have in common. */
+struct common {
+    uint32_t counted, agreed; /* readings, and the frames from the root up that all of them have shown */
+    uint32_t alike;           /* of these readings the last ones, which are alike as a whole */
+    bool complete;            /* walk->known reaches the root */
+};
+
+/* One more reading.  A thread may come to rest after some of them. */
+static void compare(struct fp_walk *w, struct common *c)
+{
+    uint32_t n = alike(w);
+    bool whole = n > 0 && n == w->n_known && n == w->n_raw;
+    if (n == 0) { /* of another chain: nothing before counts */
+        c->counted = 0;
+        c->agreed = w->n_raw;
+    }
+    c->counted++;
+    c->alike = whole ? c->alike + 1 : 1;
+    c->agreed = n > 0 && n < c->agreed ? n : c->agreed;
+    if (!whole) {
+        keep(w);
+        c->complete = w->raw_complete;
+    }
+}
+
+/* Has the thread moved in so many of the readings that it will go on? */
+static bool keeps_moving(const struct common *c)
+{
+    return c->counted >= READINGS && c->alike < READINGS / 4;
+}
+
 enum fp_status fp_standstill_read(struct fp_walk *w, fp_addr tstate)
 {
-    uint32_t agreed = 0, counted = 0;
-    bool whole = false, complete = false;
+    struct common c = {0};
 
     w->n_known = 0;
-    for (int round = 0; counted < READINGS && round < CLOCK_ROUNDS && fp_now_ns() <= w->deadline_ns; round++) {
+    for (int round = 0; round < READINGS_MAX && c.alike < READINGS && fp_now_ns() <= w->deadline_ns; round++) {
         enum reading reading = read_once(w, tstate);
         if (reading == EXACT)
             return FP_OK;
         if (reading == WITHOUT_FRAME)
             return FP_NO_FRAME;
+        if (reading == READ)
+            compare(w, &c);
+        if (keeps_moving(&c))
+            break;
         spin();
-        if (reading == TORN)
-            continue;
-        uint32_t n = alike(w);
-        if (n == 0) { /* of another chain: compare with this one from now on */
-            keep_first(w);
-            agreed = w->n_known;
-            counted = 1;
-            whole = true;
-            complete = w->raw_complete;
-            continue;
-        }
-        whole = whole && n == w->n_known && n == w->n_raw;
-        agreed = n < agreed ? n : agreed;
-        counted++;
     }
-    w->raw_complete = complete;
-    take_alike(w, counted == READINGS ? agreed : 0);
-    return counted == READINGS && whole ? FP_OK : FP_CHANGED;
+    w->raw_complete = c.complete;
+    if (c.alike == READINGS) {
+        take_alike(w, w->n_known);
+        return FP_OK;
+    }
+    take_alike(w, c.counted >= READINGS ? c.agreed : 0);
+    return FP_CHANGED;
 }
 
 static uint64_t chain_hash(const struct fp_walk *w)
@@ -149,8 +173,8 @@ bool fp_standstill_holds(struct fp_walk *w, fp_addr tstate, enum fp_status statu
     uint32_t n = w->n_raw;
     enum reading reading = TORN;
     bool complete = w->raw_complete;
-    keep_first(w);
-    for (int round = 0; round < HOLDS_ROUNDS && reading == TORN; round++)
+    keep(w);
+    for (int round = 0; round < HOLDS_TRIES && reading == TORN; round++)
         reading = read_once(w, tstate);
     bool still = (reading == READ || reading == EXACT) && alike(w) == n;
     w->raw_complete = complete;
