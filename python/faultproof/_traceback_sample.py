@@ -10,7 +10,7 @@ import linecache
 import types
 from _thread import get_ident
 
-from . import _traceback
+from . import _traceback  # type: ignore[attr-defined]  # built, without a stub
 
 # One line for each rule by which carets are placed; both places of carets must agree on all of them.
 _SAMPLE = """\

@@ -297,7 +297,7 @@ def trace():
 def memory():
     import _testcapi
 
-    for kind, error in [*kinds()][:2] + [("syntax", syntax()), ("chain", caused())]:
+    for kind, error in [*[*kinds()][:2], ("syntax", syntax()), ("chain", caused())]:
         for name, call in calls(error):
             # the interpreter itself may crash there, so only what our functions do themselves: nothing is handled now
             if not name.startswith(("format", "extract")) or name == "format_exc":
