@@ -51,7 +51,9 @@ def _watchdog_pends(ours):
     pythons = {str(thread.native_id) for thread in threading.enumerate()} if threading else {str(os.getpid())}
     for _ in range(200):  # a thread that was just made gets some milliseconds to begin
         known = pythons | {str(ours._watchdog_thread())}
-        seen = [_watches(task) for task in os.listdir("/proc/self/task") if task not in known]
+        tasks = {task: _watches(task) for task in os.listdir("/proc/self/task")}
+        known.add(str(ours._watchdog_thread()))  # which may have begun meanwhile
+        seen = [watches for task, watches in tasks.items() if task not in known]
         if True in seen:
             return True
         if None not in seen:
