@@ -22,14 +22,14 @@ def allocator(domain):
     ctypes.pythonapi.PyMem_GetAllocator(domain, ctypes.byref(now))
     return [getattr(now, name) for name, _ in Allocator._fields_]
 def stacks():
-    # mappings of 1 MiB of anonymous memory
-    sizes = []
+    # mappings of 1 MiB behind a guard page; one of the interpreter's arenas has no such page
+    count, guard = 0, None
     for line in open("/proc/self/maps"):
-        bounds, mode, _, _, inode = line.split()[:5]
-        if mode == "rw-p" and inode == "0" and len(line.split()) == 5:
-            start, end = (int(text, 16) for text in bounds.split("-"))
-            sizes.append(end - start)
-    return sizes.count(1 << 20)
+        bounds, mode = line.split()[:2]
+        start, end = (int(text, 16) for text in bounds.split("-"))
+        count += mode == "rw-p" and end - start == 1 << 20 and guard == start
+        guard = end if mode == "---p" else None
+    return count
 def ended(): return len(os.listdir("/proc/self/task")) == 1
 """
 
