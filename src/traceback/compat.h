@@ -116,6 +116,30 @@ static inline PyObject *fp_frame_globals(PyFrameObject *frame)
 #endif
 }
 
+static inline PyObject *fp_type_namespace(PyObject *type)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyType_GetDict((PyTypeObject *)type);
+#else
+    return Py_XNewRef(((PyTypeObject *)type)->tp_dict);
+#endif
+}
+
+/* Names of variables, arguments first; and the instructions as the compiler made them. */
+#if PY_VERSION_HEX >= 0x030B0000
+#define fp_code_variables    PyCode_GetVarnames
+#define fp_code_instructions PyCode_GetCode
+#else
+static inline PyObject *fp_code_variables(PyCodeObject *code)
+{
+    return Py_NewRef(code->co_varnames);
+}
+static inline PyObject *fp_code_instructions(PyCodeObject *code)
+{
+    return Py_NewRef(code->co_code);
+}
+#endif
+
 /* A number that a type has for as long as neither it nor a base changes, and no other type ever; 0: none. */
 static inline unsigned fp_type_version(PyTypeObject *type)
 {

@@ -61,11 +61,7 @@ static int watch(struct fp_tb *tb, PyObject *dict, bool of_class)
 
 static int watch_class(struct fp_tb *tb, PyObject *type)
 {
-#if PY_VERSION_HEX >= 0x030C0000
-    PyObject *dict = PyType_GetDict((PyTypeObject *)type);
-#else
-    PyObject *dict = Py_XNewRef(((PyTypeObject *)type)->tp_dict);
-#endif
+    PyObject *dict = fp_type_namespace(type);
     int result = dict != NULL ? watch(tb, dict, true) : -1;
     Py_XDECREF(dict);
     return result;

@@ -54,34 +54,16 @@ static int is_own(struct fp_tb *tb, PyObject *namespace, PyObject *globals)
     return own;
 }
 
-static PyObject *class_namespace(PyObject *type)
-{
-#if PY_VERSION_HEX >= 0x030C0000
-    return PyType_GetDict((PyTypeObject *)type);
-#else
-    return Py_NewRef(((PyTypeObject *)type)->tp_dict);
-#endif
-}
-
 /* owns(namespace or class, globals) -> whether all its functions are of the module with these globals */
 PyObject *fp_rules_owns(PyObject *module, PyObject *args)
 {
     PyObject *of, *globals;
     if (!PyArg_ParseTuple(args, "OO!:owns", &of, &PyDict_Type, &globals))
         return NULL;
-    PyObject *namespace = PyType_Check(of) ? class_namespace(of) : Py_NewRef(of);
+    PyObject *namespace = PyType_Check(of) ? fp_type_namespace(of) : Py_NewRef(of);
     int own = namespace != NULL && PyDict_Check(namespace) ? is_own(PyModule_GetState(module), namespace, globals) : 0;
     Py_XDECREF(namespace);
     return own < 0 ? NULL : PyBool_FromLong(own);
-}
-
-static PyObject *variable_names(PyCodeObject *code)
-{
-#if PY_VERSION_HEX >= 0x030B0000
-    return PyCode_GetVarnames(code);
-#else
-    return Py_NewRef(code->co_varnames);
-#endif
 }
 
 /* takes(function, name) -> whether it has a parameter of that name, or one for all keywords */
@@ -92,7 +74,7 @@ PyObject *fp_rules_takes(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "O!U:takes", &PyFunction_Type, &function, &name))
         return NULL;
     PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(function);
-    PyObject *names = variable_names(code);
+    PyObject *names = fp_code_variables(code);
     if (names == NULL)
         return NULL;
     bool found = (code->co_flags & CO_VARKEYWORDS) != 0;
@@ -120,7 +102,7 @@ PyObject *fp_rules_generator(PyObject *module, PyObject *function)
     if (!PyFunction_Check(function))
         Py_RETURN_NONE;
     PyObject *code = generator_in(PyFunction_GET_CODE(function), DEPTH_MAX);
-    PyObject *names = code != NULL ? variable_names((PyCodeObject *)code) : NULL, *result = NULL;
+    PyObject *names = code != NULL ? fp_code_variables((PyCodeObject *)code) : NULL, *result = NULL;
     if (code == NULL)
         Py_RETURN_NONE;
     if (names != NULL && PyTuple_GET_SIZE(names) > 0)
@@ -172,18 +154,9 @@ static int mix_constant(uint64_t *hash, PyObject *constant, int depth)
     return 0;
 }
 
-static PyObject *instructions(PyObject *code)
-{
-#if PY_VERSION_HEX >= 0x030B0000
-    return PyCode_GetCode((PyCodeObject *)code);
-#else
-    return Py_NewRef(((PyCodeObject *)code)->co_code);
-#endif
-}
-
 static int mix_code(uint64_t *hash, PyObject *code, int depth)
 {
-    PyObject *bytes = instructions(code);
+    PyObject *bytes = fp_code_instructions((PyCodeObject *)code);
     if (bytes == NULL)
         return -1;
     *hash = mix(*hash, PyBytes_AS_STRING(bytes), PyBytes_GET_SIZE(bytes));
@@ -256,8 +229,8 @@ static int fingerprint(struct fp_tb *tb, uint64_t *hash)
     PyObject *start = NULL;
     int result = -1;
     *hash = 0xcbf29ce484222325;
-    reached.namespaces[1] = class_namespace(tb->StackSummary);
-    reached.namespaces[2] = class_namespace(tb->FrameSummary);
+    reached.namespaces[1] = fp_type_namespace(tb->StackSummary);
+    reached.namespaces[2] = fp_type_namespace(tb->FrameSummary);
     if (reached.namespaces[1] != NULL && reached.namespaces[2] != NULL)
         result = fp_dict_get(reached.namespaces[1], tb->s.format_frame_summary, &start);
     if (result == 0)
