@@ -2,7 +2,7 @@
 
 nox                       the interpreters python3.9 to python3.15 found on PATH
 FAULTPROOF_PYTHONS="PATH PATH ..." nox     these interpreters
-nox -s lint sanitize      style; the C tests under AddressSanitizer and valgrind
+nox -s lint stubs sanitize  style; the stubs by mypy; the C tests under AddressSanitizer and valgrind
 nox -s fuzz [-- SECONDS]  libFuzzer over images of real processes; needs clang
 """
 
@@ -15,7 +15,7 @@ import subprocess
 import nox
 
 nox.options.default_venv_backend = "uv"
-nox.options.sessions = ["lint", "sanitize", "tests"]
+nox.options.sessions = ["lint", "stubs", "sanitize", "tests"]
 
 NAMES = [f"python3.{minor}" for minor in range(9, 16)] + ["python3.13t", "python3.14t", "python3.15t"]
 PYTHONS = os.environ.get("FAULTPROOF_PYTHONS", "").split() or [p for p in map(shutil.which, NAMES) if p]
@@ -39,6 +39,14 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     sources = subprocess.check_output(["git", "ls-files", "*.c", "*.h"], text=True).split()
     session.run("clang-format", "--dry-run", "--Werror", *sources)
+
+
+@nox.session
+def stubs(session: nox.Session) -> None:
+    """What mypy and its stubtest say of the stubs."""
+    session.install("pytest>=8", "mypy>=1.14")
+    session.install(".")
+    session.run("python", "-m", "pytest", "-q", "tests/python/test_stubs.py")
 
 
 @nox.session(python=PYTHONS)

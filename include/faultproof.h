@@ -55,21 +55,15 @@ struct _ts; /* PyThreadState, so that this header needs no Python.h */
 
 /* ---- Start ---- */
 
-#if !defined(FAULTPROOF_LINKED) && defined(Py_PYTHON_H)
-/* Imports the package and its functions.  Needs the GIL; once for each extension, further calls do no harm.  0, or -1
-   with an exception set: ImportError without the package or with one too old for this header; RuntimeError on an
-   interpreter that faultproof doesn't know (the message says why). */
-FAULTPROOF_API int faultproof_import(void);
-#endif
-
 #ifdef FAULTPROOF_LINKED
 /* Finds the interpreter in this process.  Normal context, any thread, GIL or not; after Py_Initialize().  Installs
-   nothing.  0, also when called again; -1 if there is no interpreter, or not one that faultproof knows:
+   nothing.  0, also when called again; -1 if there is no interpreter (any more), or not one that faultproof knows:
    faultproof_status() says why, and a later call tries again. */
 FAULTPROOF_API int faultproof_init(void);
 #endif
 
-/* Why the functions return -1, as an English text; "ok" if they work.  Never NULL; lives as long as the process. */
+/* Why the functions return -1, as an English text; "ok" if they work.  After Py_Finalize() they don't, until there is
+   an interpreter again.  Never NULL; lives as long as the process. */
 FAULTPROOF_API const char *faultproof_status(void);
 
 /* FAULTPROOF_VERSION_HEX of the code that runs, which may be newer than the header.  0 before the start. */
@@ -256,7 +250,7 @@ FAULTPROOF_API struct _ts *faultproof_gil_holder(int64_t interpreter_id);
 
 /* ---- What works here: 1 or 0 ---- */
 
-FAULTPROOF_API int faultproof_can_collect(void);       /* the start succeeded and memory can be read */
+FAULTPROOF_API int faultproof_can_collect(void);       /* faultproof_status() says "ok" */
 FAULTPROOF_API int faultproof_can_guard(void);         /* reading is fast in this thread now, see install_guard */
 FAULTPROOF_API int faultproof_can_columns(void);       /* end_line, column, end_column: 3.11 and later */
 FAULTPROOF_API int faultproof_can_qualnames(void);     /* 3.11 and later */
@@ -301,35 +295,6 @@ struct faultproof_functions {
 
 /* Weak, so that the files of one extension share it; hidden, so that extensions don't. */
 __attribute__((weak, visibility("hidden"))) const struct faultproof_functions *faultproof_imported_;
-
-#ifdef Py_PYTHON_H
-static inline int faultproof_import(void)
-{
-    const struct faultproof_functions *found = NULL;
-    PyObject *module = PyImport_ImportModule("faultproof.faulthandler");
-    PyObject *capsule = module ? PyObject_GetAttrString(module, "_C_API") : NULL;
-
-    if (capsule != NULL)
-        found = (const struct faultproof_functions *)PyCapsule_GetPointer(capsule, FAULTPROOF_CAPSULE);
-    Py_XDECREF(capsule);
-    Py_XDECREF(module);
-    if (found == NULL) {
-        if (module != NULL && PyErr_ExceptionMatches(PyExc_AttributeError))
-            PyErr_SetString(PyExc_ImportError, "the installed faultproof has no C API");
-        return -1;
-    }
-    if (found->api_version != FAULTPROOF_API_VERSION || found->struct_size < sizeof(*found)) {
-        PyErr_SetString(PyExc_ImportError, "the installed faultproof is too old for the faultproof.h compiled with");
-        return -1;
-    }
-    if (!found->can_collect()) {
-        PyErr_Format(PyExc_RuntimeError, "faultproof can't collect stacks: %s", found->status());
-        return -1;
-    }
-    faultproof_imported_ = found;
-    return 0;
-}
-#endif
 
 static inline const char *faultproof_status(void)
 {
@@ -439,4 +404,49 @@ static inline int faultproof_can_identify_code(void)
 }
 #endif
 
+#endif /* FAULTPROOF_H */
+
+/* ---- The import: here as soon as Python.h is, which may come between two inclusions of this header ---- */
+
+#if defined(Py_PYTHON_H) && !defined(FAULTPROOF_LINKED) && !defined(FAULTPROOF_IMPORT)
+#define FAULTPROOF_IMPORT
+
+#ifdef __cplusplus
+extern "C" {
 #endif
+
+/* Imports the package and its functions.  Needs the GIL; once for each extension, further calls do no harm.  0, or -1
+   with an exception set: ImportError without the package or with one too old for this header; RuntimeError on an
+   interpreter that faultproof doesn't know (the message says why). */
+static inline int faultproof_import(void)
+{
+    const struct faultproof_functions *found = NULL;
+    PyObject *module = PyImport_ImportModule("faultproof.faulthandler");
+    PyObject *capsule = module ? PyObject_GetAttrString(module, "_C_API") : NULL;
+
+    if (capsule != NULL)
+        found = (const struct faultproof_functions *)PyCapsule_GetPointer(capsule, FAULTPROOF_CAPSULE);
+    Py_XDECREF(capsule);
+    Py_XDECREF(module);
+    if (found == NULL) {
+        if (module != NULL && PyErr_ExceptionMatches(PyExc_AttributeError))
+            PyErr_SetString(PyExc_ImportError, "the installed faultproof has no C API");
+        return -1;
+    }
+    if (found->api_version != FAULTPROOF_API_VERSION || found->struct_size < sizeof(*found)) {
+        PyErr_SetString(PyExc_ImportError, "the installed faultproof is too old for the faultproof.h compiled with");
+        return -1;
+    }
+    if (!found->can_collect()) {
+        PyErr_Format(PyExc_RuntimeError, "faultproof can't collect stacks: %s", found->status());
+        return -1;
+    }
+    faultproof_imported_ = found;
+    return 0;
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* FAULTPROOF_IMPORT */

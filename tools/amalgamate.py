@@ -17,7 +17,7 @@ PATHS = (ROOT / "src", ROOT / "src" / "safe", ROOT / "include")
 STAGES = {
     "base": ("status",),
     "layout": ("layout",),
-    "reader": ("fallback", "guard"),
+    "reader": ("arrival", "fallback", "guard"),
     "walk": ("code", "frames", "lines", "snapshot", "standstill", "text", "threads"),
     "api": ("call", "callstack", "check", "collect", "positions", "resolve", "scratch", "states", "guard", "init"),
 }

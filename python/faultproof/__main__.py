@@ -1,161 +1,187 @@
-"""The command: faultproof run [options] script.py | -m module | -c code [arguments ...]"""
+"""The command, in the program's own words: faultproof --help."""
 
-from __future__ import annotations
-
-import argparse
-import io
 import os
-import runpy
-import signal
 import sys
-import types
 
-import faultproof
-from faultproof import faulthandler
+HELP = """\
+usage: faultproof run [options] [python's options] (script.py | folder | file.zip | -m module | -c code | -) [arguments]
+       faultproof capabilities
+       faultproof --version | --help
 
-USAGE = "faultproof run [options] (script.py | -m module | -c code) [arguments ...]"
+commands:
+  run            start a program as python would, with the fault handler enabled and the fast traceback in place:
+                 when it crashes, the stacks of all threads are written; see faultproof run --help
+  capabilities   what works with this interpreter, and why something doesn't
+"""
+RUN_HELP = """\
+usage: faultproof run [options] [python's options] (script.py | folder | file.zip | -m module | -c code | -) [arguments]
 
+Starts a Python program with FAULTPROOF=1: when it crashes, the stacks of all threads are written.  Everything else is
+as python gives it: this is the same interpreter with the same options, started anew.  Python programs that the
+program starts have it too.
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="faultproof run",
-        usage=USAGE,
-        description="Run a Python program with faultproof's fault handler enabled: when it crashes, all Python stacks "
-        "are written. sys.argv, sys.path[0], exit status and signals are what python itself gives.",
-    )
-    parser.add_argument("--file", metavar="PATH", help="write reports to the end of this file instead of stderr")
-    parser.add_argument("--timeout", metavar="SECONDS", type=float, help="also write all stacks after so many seconds")
-    parser.add_argument("--current-thread", action="store_true", help="show only the thread that crashed")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("-m", dest="module", metavar="MODULE", help="run a module, as python -m does")
-    what.add_argument("-c", dest="code", metavar="CODE", help="run code given as text, as python -c does")
-    return parser
+options:
+  --file PATH        write reports to the end of this file instead of stderr
+  --timeout SECONDS  also write all stacks after so many seconds
+  --current-thread   show only the thread that crashed
+  -h, --help         this text
 
+Python's own options (python --help) may follow, as in: faultproof run -W error -X dev script.py
+"""
 
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Our own options, up to and with what to run; the rest belongs to the program."""
-    takes_value = {"--file", "--timeout"}
-    i = 0
-    while i < len(arguments):
-        word = arguments[i]
-        if word in ("-m", "-c"):
-            return arguments[: i + 2], arguments[i + 2 :]
-        if word.startswith(("-m", "-c")) and not word.startswith("--"):
-            return [*arguments[:i], word[:2], word[2:]], arguments[i + 1 :]
-        if not word.startswith("-") or word == "-":
-            return arguments[:i], arguments[i:]
-        i += 2 if word in takes_value else 1
-    return arguments, []
+# Our options that take a value, and the variable that carries it.
+VALUES = {"--file": "FAULTPROOF_FILE", "--timeout": "FAULTPROOF_TIMEOUT"}
 
 
-def _main_module() -> types.ModuleType:
-    """A fresh __main__ in the place of this command's own."""
-    module = types.ModuleType("__main__")
-    module.__builtins__ = __builtins__  # type: ignore[attr-defined]
-    sys.modules["__main__"] = module
-    return module
+def fail(what):
+    print(f"faultproof: {what}", file=sys.stderr)
+    raise SystemExit(2)
 
 
-def _run_code(code: str, name: str, **attributes: object) -> None:
-    module = _main_module()
-    vars(module).update(attributes)
-    exec(compile(code, name, "exec"), vars(module))
-
-
-def _run_script(path: str) -> None:
-    if path == "-":
-        sys.path.insert(0, "")
-        _run_code(sys.stdin.read(), "<stdin>")
-    elif os.path.isdir(path) or path.endswith((".zip", ".pyz", ".pyc")):
-        runpy.run_path(path, run_name="__main__")
-    else:
-        sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
-        full = os.path.join(os.getcwd(), path)  # as python has it: absolute, but not normalised
-        try:
-            with io.open_code(full) as file:
-                source = file.read()
-        except OSError as error:
-            print(f"faultproof: can't open file {full!r}: {error.strerror}", file=sys.stderr)
-            raise SystemExit(2) from None
-        module = _main_module()
-        from importlib.machinery import SourceFileLoader
-
-        loader = SourceFileLoader("__main__", full)
-        vars(module).update(__file__=full, __loader__=loader, __cached__=None)
-        exec(compile(source, full, "exec"), vars(module))
-
-
-def _enable(options: argparse.Namespace) -> None:
-    file = open(options.file, "ab", buffering=0) if options.file else None  # noqa: SIM115  must stay open
-    faulthandler.enable(*([file] if file else []), all_threads=not options.current_thread)
-    if options.timeout is not None:
-        faulthandler.dump_traceback_later(options.timeout, **({"file": file} if file else {}))
-
-
-def _die_of(error: BaseException) -> None:
-    """End as python does after an exception that nobody caught, with a traceback that starts in the program."""
-    own = {__file__, runpy.__file__, "<frozen runpy>", "<frozen importlib._bootstrap>"}
-    tb = error.__traceback__
-    while tb is not None and tb.tb_frame.f_code.co_filename in own:
-        tb = tb.tb_next
-    error.__traceback__ = tb
-    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, tb
-    if sys.version_info >= (3, 12):
-        sys.last_exc = error
-    sys.excepthook(type(error), error, tb)
-    if isinstance(error, KeyboardInterrupt):
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
-    raise SystemExit(1)
-
-
-def run(arguments: list[str]) -> None:
-    own, rest = _split(arguments)
-    parser = _parser()
-    options = parser.parse_args(own)
-    if options.module is None and options.code is None and not rest:
-        parser.error("nothing to run: give a script, -m module or -c code")
-    try:
-        _enable(options)
-    except (OSError, ValueError, OverflowError) as error:
-        parser.error(str(error))
-    # python has taken the command's own folder for sys.path[0]
-    if not getattr(sys.flags, "safe_path", False) and sys.argv[0].endswith(("__main__.py", "faultproof")):
-        own_folder = os.path.dirname(os.path.realpath(sys.argv[0]))
-        if sys.path and sys.path[0] in ("", os.getcwd(), own_folder):
-            del sys.path[0]
-    try:
-        if options.code is not None:
-            sys.argv = ["-c", *rest]
-            sys.path.insert(0, "")
-            _run_code(options.code, "<string>")
-        elif options.module is not None:
-            sys.argv = [options.module, *rest]
-            sys.path.insert(0, os.getcwd())
-            runpy.run_module(options.module, run_name="__main__", alter_sys=True)
+def split(words):
+    """Our own options as variables, and the rest, which is python's."""
+    found = {"FAULTPROOF": "1"}
+    words = [*words]
+    while words:
+        name, given, value = words[0].partition("=")
+        if name in VALUES:
+            del words[0]
+            if not given and not words:
+                fail(f"{name} needs a value; see faultproof run --help")
+            found[VALUES[name]] = value if given else words.pop(0)
+        elif words[0] == "--current-thread":
+            found["FAULTPROOF_THREADS"] = "current"
+            del words[0]
+        elif words[0] in ("-h", "--help"):
+            print(RUN_HELP, end="")
+            raise SystemExit(0)
         else:
-            sys.argv = rest
-            _run_script(rest[0])
-    except SystemExit:
-        raise
-    except BaseException as error:
-        _die_of(error)
+            break
+    return found, words
 
 
-def main() -> None:
-    arguments = sys.argv[1:]
-    if arguments[:1] == ["run"]:
-        run(arguments[1:])
-    elif arguments in (["--version"], ["-V"]):
-        print(f"faultproof {faultproof.__version__}")
-    elif arguments == ["capabilities"]:
-        for key, value in faultproof.capabilities().items():
+def interpreter_options(words):
+    """The leading words that are options of the interpreter alone, and the letters among them."""
+    options, letters = [], set()
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("-") or word in ("-", "--"):
+            break
+        if word.startswith("--"):
+            options += [word, next(rest, "")] if word == "--check-hash-based-pycs" else [word]
+            continue
+        last = next((at for at, letter in enumerate(word) if letter in "cmWX"), len(word))
+        letters.update(word[1:last])
+        if word[last : last + 1] in ("c", "m"):  # what to run; others may stand in the same word
+            return options + ([word[:last]] if last > 1 else []), letters
+        options.append(word)
+        if last == len(word) - 1:  # -W or -X, whose value is the next word
+            options.append(next(rest, ""))
+    return options, letters
+
+
+def command_line():
+    """The words by which this process was started."""
+    if hasattr(sys, "orig_argv"):
+        return sys.orig_argv
+    with open("/proc/self/cmdline", "rb") as file:
+        return [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
+
+
+def environment():
+    """The environment that this process was given.
+
+    Python may have changed its own (LC_CTYPE where the locale is C, what start-up files do): it will do so again.
+    """
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            words = file.read().split(b"\0")
+    except OSError:
+        return {**os.environb}
+    return dict(word.split(b"=", 1) for word in reversed(words) if b"=" in word[1:])
+
+
+def check_values(found):
+    """Ends with a message for what the program's own start would only complain about."""
+    from . import _startup
+
+    path = found.get("FAULTPROOF_FILE")
+    try:
+        if path is not None:
+            found["FAULTPROOF_FILE"] = path = os.path.abspath(path)  # the program's children may be elsewhere
+            os.close(_startup.open_file(path))
+        if "FAULTPROOF_TIMEOUT" in found:
+            _startup.seconds(found["FAULTPROOF_TIMEOUT"])
+    except _startup.Wrong as wrong:
+        fail(wrong)
+
+
+def check_start(letters):
+    """Ends with a message where the new process wouldn't read the line in faultproof.pth that starts us."""
+    if not sys.executable:
+        fail("this Python doesn't know its own program (sys.executable): call faultproof.enable() in yours")
+    if "S" in letters:
+        fail("-S leaves out what starts us: leave it away, or call faultproof.enable() in the program")
+    import site
+
+    folders = site.getsitepackages()
+    if site.ENABLE_USER_SITE and not letters & {"s", "I"}:
+        folders.append(site.getusersitepackages())
+    if not any(os.path.isfile(os.path.join(folder, "faultproof.pth")) for folder in folders):
+        fail(
+            f"faultproof.pth, which starts us, is in none of the folders that {sys.executable} reads first "
+            f"({', '.join(folders)}): install faultproof there with pip (not as editable, not by PYTHONPATH alone), "
+            "or call faultproof.enable() in the program"
+        )
+
+
+def restore_signals():
+    """Python ignores these two from its start on; who is started gets the default, as from subprocess."""
+    import signal
+
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def run(words):
+    """Doesn't return: becomes the interpreter with the program."""
+    found, program = split(words)
+    if not program:
+        fail("nothing to run: give a script, -m module, -c code or - ; see faultproof run --help")
+    own, letters = interpreter_options(command_line()[1:])
+    letters |= interpreter_options(program)[1]
+    check_values(found)
+    check_start(letters)
+    if letters & {"E", "I"}:  # such an interpreter doesn't look at variables
+        for name, value in found.items():
+            own += ["-X", f"{name.lower()}={value}"]
+    variables = environment()
+    variables.update((os.fsencode(name), os.fsencode(value)) for name, value in found.items())
+    restore_signals()
+    try:
+        os.execve(sys.executable, [sys.executable, *own, *program], variables)
+    except OSError as error:
+        fail(f"can't start {sys.executable}: {error.strerror}")
+
+
+def main():
+    words = sys.argv[1:]
+    if words[:1] == ["run"]:
+        run(words[1:])
+    elif words in (["--version"], ["-V"]):
+        from . import __version__
+
+        print(f"faultproof {__version__}")
+    elif words == ["capabilities"]:
+        from . import capabilities
+
+        for key, value in capabilities().items():
             print(f"{key}: {value}")
-    elif arguments in (["--help"], ["-h"], []):
-        print(f"usage: {USAGE}\n       faultproof capabilities\n       faultproof --version\n\n{__doc__}")
+    elif words in (["--help"], ["-h"], []):
+        print(HELP, end="")
     else:
-        print(f"faultproof: unknown command {arguments[0]!r}; see faultproof --help", file=sys.stderr)
-        raise SystemExit(2)
+        hint = f"did you mean: faultproof run {' '.join(words)}" if not words[0].startswith("--") else "see --help"
+        fail(f"unknown command {words[0]!r}; {hint}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 import sys
-from typing import Any, Protocol
+from typing import Protocol, type_check_only
 
+@type_check_only
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 
@@ -60,4 +61,3 @@ def register(
     max_chars: int = 500,
 ) -> None: ...
 def unregister(signum: int, /) -> bool: ...
-def __getattr__(name: str) -> Any: ...

@@ -4,8 +4,6 @@ The classes are the interpreter's own.  The functions that format, print and ext
 hand on to the interpreter's module.  Every other name, private ones too, is read from and written to that module.
 """
 
-from __future__ import annotations
-
 import io as _io
 import sys as _sys
 import traceback as _standard
@@ -74,22 +72,11 @@ def _is_pristine() -> bool:
     import linecache
     import os
 
-    def functions(namespace):
-        for value in [*vars(namespace).values()]:
-            if "lazy" in type(value).__name__.lower():
-                continue  # an import that hasn't been needed yet
-            value = getattr(value, "__func__", value)
-            value = getattr(value, "fget", value)
-            value = getattr(value, "__wrapped__", value)
-            if isinstance(value, _types.FunctionType):
-                yield value
-
-    classes = (_standard.TracebackException, _standard.StackSummary, _standard.FrameSummary)
+    globals_of = vars(_standard)
+    parts = (globals_of, _standard.TracebackException, _standard.StackSummary, _standard.FrameSummary)
     return (
-        all(function.__globals__ is vars(linecache) for function in functions(linecache))
-        and all(
-            function.__globals__ is vars(_standard) for part in (_standard, *classes) for function in functions(part)
-        )
+        _traceback.owns(vars(linecache), vars(linecache))
+        and all(_traceback.owns(part, globals_of) for part in parts)
         and isinstance(os.stat, _types.BuiltinFunctionType)
         and isinstance(builtins.print, _types.BuiltinFunctionType)
     )
@@ -99,9 +86,7 @@ def _features() -> dict[str, int]:
     """What the running interpreter's module does; asked of it, because it differs between releases of one version."""
 
     def takes(function, name):
-        code = function.__code__
-        parameters = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        return name in parameters or bool(code.co_flags & 0x08)  # CO_VARKEYWORDS
+        return _traceback.takes(_original(function), name)
 
     frame = _standard.FrameSummary
     carets = 2 if hasattr(frame, "_lines") else 1 if hasattr(frame, "_original_line") else 0
@@ -137,87 +122,26 @@ def _format_group_only(exc, /, value=None, *, show_group=False, colorize=False, 
     return lines
 
 
-# One line for each rule by which carets are placed; both places of carets must agree on all of them.
-_SAMPLE = """\
-def sample(a, b, c):
-    a + b; a.c - c  # comment
-    a+(b); (a)*(b); a//b ; (a + b) * c
-    a[b]; a[b, c][c]; a[(b)] ; a [ 1:2 ]
-    a(b); a.b(c)(a); (a)(b=c)
-    x = a(b)
-    x = a[b]
-    return a(b, c)
-    return a.b(c)
-    "\u4e00" + a; a("\u4e00", b)
-    x = a(b,
-        c)
-    x = a + (b
-             * c(
-                 a, b)
-             + c)
-    raise a(b)
-    -a; not a; a if b else c; a < b; [a for b in c]; f"{a!r:>3}" + b
-    a += b
-"""
-
-
-def _positions(code):
-    """Each instruction's offset with its position, for the code and those inside it."""
-    for index, position in enumerate(code.co_positions()):
-        if None not in position:
-            yield code, 2 * index, position
-    for constant in code.co_consts:
-        if isinstance(constant, _types.CodeType):
-            yield from _positions(constant)
-
-
-def _standard_text(code, position):
-    """The interpreter's text for a frame at that position."""
-    lineno, end_lineno, colno, end_colno = position
-    summary = _standard.FrameSummary(
-        code.co_filename, lineno, code.co_name, end_lineno=end_lineno, colno=colno, end_colno=end_colno
-    )
-    return _standard.StackSummary().format_frame_summary(summary)
-
-
 def _check_carets() -> bool:
-    """Whether the carets drawn in C are this interpreter's, on the sample."""
-    import linecache
-    from _thread import get_ident
+    """Whether the carets drawn in C are this interpreter's: asked on a sample where its rules aren't known ones."""
+    from ._traceback_sample import agrees
 
-    name = f"<faultproof sample {get_ident()}>"  # another thread may be checking too
-    linecache.cache[name] = (len(_SAMPLE), None, _SAMPLE.splitlines(True), name)
-    try:
-        seen = set()
-        for code, offset, position in _positions(compile(_SAMPLE, name, "exec")):
-            if position in seen:
-                continue
-            seen.add(position)
-            text = _traceback.caret_text(code, offset)
-            if text is not None and text != _standard_text(code, position):
-                return False
-        return True
-    finally:
-        linecache.cache.pop(name, None)
+    return agrees(_standard)
+
+
+def _original(function):
+    """The interpreter's function where ours stands in its place, as when this module is imported again."""
+    return getattr(function, "__wrapped__", function)
 
 
 def _walkers() -> tuple:
     """The generator functions that yield frames: code, argument, what they yield (FP_WALK_... in tb.h)."""
-
-    def generator(code):
-        inner = [generator(c) for c in code.co_consts if isinstance(c, _types.CodeType)]
-        return code if code.co_flags & 0x20 else next(filter(None, inner), None)  # CO_GENERATOR
-
     names = ("walk_stack", "walk_tb", "_walk_tb_with_full_positions")
-    codes = [
-        (kind, generator(getattr(_standard, name).__code__))
-        for kind, name in enumerate(names)
-        if hasattr(_standard, name)
-    ]
-    return tuple((code, code.co_varnames[0], kind) for kind, code in codes if code is not None)
+    found = [(kind, _traceback.generator_code(getattr(_standard, name, None))) for kind, name in enumerate(names)]
+    return tuple((*generator, kind) for kind, generator in found if generator is not None)
 
 
-_shows_groups = "show_group" in _standard.format_exception_only.__code__.co_varnames
+_shows_groups = _traceback.takes(_original(_standard.format_exception_only), "show_group")
 _found = _features()
 _functions, _methods = _traceback.bind(
     _standard,
@@ -273,7 +197,7 @@ _originals = {name: function.__wrapped__ for name, function in _functions.items(
 
 
 def _is_installed() -> bool:
-    return _sys.modules.get("traceback") is _sys.modules.get(__name__)
+    return "format_exc_bytes" in vars(_standard)  # which install() puts there
 
 
 _OWN = frozenset(name for name in globals() if name not in _functions and not hasattr(_standard, name)) | {

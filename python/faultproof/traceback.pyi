@@ -2,6 +2,7 @@
 from traceback import FrameSummary as FrameSummary
 from traceback import StackSummary as StackSummary
 from traceback import TracebackException as TracebackException
+from traceback import __all__ as __all__
 from traceback import clear_frames as clear_frames
 from traceback import extract_stack as extract_stack
 from traceback import extract_tb as extract_tb

@@ -25,6 +25,7 @@ FP_HIDDEN enum fp_status fp_call_begin(struct fp_call *call, const faultproof_se
 FP_HIDDEN void fp_call_end(struct fp_call *call);
 /* Normal context: tells the API what the start found.  The target lives as long as the process. */
 FP_HIDDEN void fp_api_start(const struct fp_target *target, enum fp_status status);
+FP_HIDDEN enum fp_status fp_api_status(void);          /* of this moment: why calls fail, or FP_OK */
 FP_HIDDEN const struct fp_target *fp_api_target(void); /* NULL before a start that succeeded */
 FP_HIDDEN int32_t fp_api_tid_offset(void);             /* of the kernel thread id in a pthread_t; FP_ABSENT: unknown */
 

@@ -101,9 +101,24 @@ void faultproof_session_end(faultproof_session *session)
         session->reader = FP_READER_NONE;
 }
 
+/* An interpreter that was found may have ended since, and another one may have been started in its place. */
+enum fp_status fp_api_status(void)
+{
+    struct fp_call c;
+    enum fp_status status = (enum fp_status)atomic_load(&start_status);
+    if (status == FP_OK)
+        status = fp_call_begin(&c, NULL);
+    if (status != FP_OK)
+        return status;
+    if (fp_interp_first(&c.walk) == 0)
+        status = FP_NO_INTERPRETER;
+    fp_call_end(&c);
+    return status;
+}
+
 const char *faultproof_status(void)
 {
-    return fp_status_text((enum fp_status)atomic_load(&start_status));
+    return fp_status_text(fp_api_status());
 }
 
 uint32_t faultproof_version(void)
@@ -113,11 +128,7 @@ uint32_t faultproof_version(void)
 
 int faultproof_can_collect(void)
 {
-    struct fp_call c;
-    if (fp_call_begin(&c, NULL) != FP_OK)
-        return 0;
-    fp_call_end(&c);
-    return 1;
+    return fp_api_status() == FP_OK;
 }
 
 int faultproof_can_guard(void)

@@ -9,11 +9,9 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <sys/syscall.h>
-#include <ucontext.h>
-#include <unistd.h>
 
 #include "api/api.h"
+#include "reader/arrival.h"
 
 static void on_fault(int signo, siginfo_t *info, void *context);
 
@@ -64,11 +62,11 @@ static bool put_in(struct guarded_signal *g)
     return true;
 }
 
-/* Where the signal goes after us. */
-static const struct sigaction *next_action(const struct guarded_signal *g)
+/* Where the signal goes after us; in a circle (a handler that we have called calls us) the circle ends. */
+static const struct sigaction *next_action(const struct guarded_signal *g, unsigned circles)
 {
     static const struct sigaction default_action = {.sa_flags = 0}; /* SIG_DFL */
-    return atomic_load(&g->spent) ? &default_action : &g->previous;
+    return atomic_load(&g->spent) || circles != 0 ? &default_action : &g->previous;
 }
 
 int faultproof_install_guard(void)
@@ -92,58 +90,53 @@ int faultproof_remove_guard(void)
         all = !atomic_load(&guarded_signals[i].installed) || handler_is_ours(guarded_signals[i].signo);
     for (size_t i = 0; all && i < FP_COUNT(guarded_signals); i++)
         if (atomic_exchange(&guarded_signals[i].installed, false))
-            sigaction(guarded_signals[i].signo, next_action(&guarded_signals[i]), NULL);
+            sigaction(guarded_signals[i].signo, next_action(&guarded_signals[i], 0), NULL);
     pthread_mutex_unlock(&guard_control);
     errno = saved;
     return all ? 0 : -1;
 }
 
-/* As if we weren't there: the default action is put in place, so that the instruction faults again, and a signal that
-   was sent (si_code, man 2 sigaction) is sent again.  Also if another handler is in front of ours and has called us:
+/* As if we weren't there: the action is put in place, so that the instruction faults again, and a signal that was sent,
+   or of which only the number is known, is sent again.  Also if another handler is in front of ours and has called us:
    the process dies of this signal, and with that handler in place it would come back for ever. */
-static void pass_to_default(struct guarded_signal *g, siginfo_t *info)
+static void put_back(struct guarded_signal *g, const struct fp_arrival *a, const struct sigaction *next)
 {
-    bool sent = info->si_code <= 0;
-    if (next_action(g)->sa_handler == SIG_IGN && sent)
-        return;
     atomic_store(&g->installed, false);
-    sigaction(g->signo, next_action(g), NULL);
-    if (sent)
-        syscall(SYS_rt_tgsigqueueinfo, getpid(), (pid_t)syscall(SYS_gettid), g->signo, info);
+    sigaction(g->signo, next, NULL);
+    if (fp_was_sent(a) || a->info == NULL)
+        fp_arrival_resend(a, true);
 }
 
-/* A handler that was there before is called as the kernel would have: with its mask, and ours stays installed. */
-static void pass_to_previous(struct guarded_signal *g, siginfo_t *info, void *context)
+/* A handler that was there before is called as the kernel would have, and ours stays installed. */
+static void pass_on(struct guarded_signal *g, const struct fp_arrival *a)
 {
-    const struct sigaction *p = &g->previous;
-    sigset_t mask = p->sa_mask, before;
+    const struct sigaction *next = next_action(g, a->circles);
+    if (fp_is_function(next) && fp_arrival_serves(a, next)) {
+        if (next->sa_flags & (int)SA_RESETHAND)
+            atomic_store(&g->spent, true);
+        fp_arrival_call(a, next);
+    }
+    else if (next->sa_handler != SIG_IGN || !fp_was_sent(a)) {
+        put_back(g, a, next);
+    }
+}
 
-    if (p->sa_flags & (int)SA_RESETHAND)
-        atomic_store(&g->spent, true);
-    if (!(p->sa_flags & SA_NODEFER))
-        sigaddset(&mask, g->signo);
-    pthread_sigmask(SIG_BLOCK, &mask, &before);
-    if (p->sa_flags & SA_SIGINFO)
-        p->sa_sigaction(g->signo, info, context);
-    else
-        p->sa_handler(g->signo);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+/* Not a fault that was recovered.  One of our own code ends in the signal that it was about. */
+static __attribute__((noinline)) void arrive(struct fp_arrival *a)
+{
+    fp_arrival_begin(a);
+    if (a->nested && !fp_was_sent(a))
+        fp_die_of(a->nested_in);
+    int saved = errno;
+    pass_on(&guarded_signals[a->signo == SIGSEGV ? 0 : 1], a);
+    errno = saved;
+    fp_arrival_end(a);
 }
 
 static void on_fault(int signo, siginfo_t *info, void *context)
 {
-    greg_t *pc = &((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
-    struct guarded_signal *g = &guarded_signals[signo == SIGSEGV ? 0 : 1];
-    int saved = errno;
-
-    uintptr_t fixup = info->si_code > 0 ? fp_guard_fixup((uintptr_t)*pc) : 0;
-    if (fixup != 0) {
-        *pc = (greg_t)fixup;
-        return;
-    }
-    if (next_action(g)->sa_handler == SIG_DFL || next_action(g)->sa_handler == SIG_IGN)
-        pass_to_default(g, info);
-    else
-        pass_to_previous(g, info, context);
-    errno = saved;
+    fp_flags_clear();
+    struct fp_arrival a = fp_arrival_of(signo, info, context, __builtin_frame_address(0));
+    if (!fp_arrival_recovers(&a))
+        arrive(&a);
 }

@@ -91,10 +91,9 @@ static enum fp_status look_at_interpreter(struct fp_reader *r, const struct fp_t
     return !fp_reader_faulted(r) && id == 0 ? FP_OK : FP_SELF_CHECK;
 }
 
-static enum fp_status find_interpreter(void)
+static enum fp_status find_interpreter(struct fp_target *t)
 {
     void *handle = interpreter_handle();
-    struct fp_target *t = &linked_target;
     struct fp_reader r;
 
     *t = (struct fp_target){
@@ -116,13 +115,26 @@ static enum fp_status find_interpreter(void)
     return status;
 }
 
+/* What was found before is replaced only by what works: a handler may be reading it. */
+static int start(void)
+{
+    struct fp_target found;
+    if (fp_api_status() == FP_OK)
+        return 0;
+    enum fp_status status = find_interpreter(&found);
+    if (status != FP_OK && fp_api_target() != NULL)
+        return -1;
+    linked_target = found;
+    fp_api_start(&linked_target, status);
+    return status == FP_OK ? 0 : -1;
+}
+
 int faultproof_init(void)
 {
     int saved = errno;
     pthread_mutex_lock(&init_control);
-    if (fp_api_target() == NULL)
-        fp_api_start(&linked_target, find_interpreter());
+    int result = start();
     pthread_mutex_unlock(&init_control);
     errno = saved;
-    return fp_api_target() != NULL ? 0 : -1;
+    return result;
 }

@@ -3,18 +3,13 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <unistd.h>
 
 /* 3.9 to 3.11 have a typing error in this message */
 #if PY_VERSION_HEX < 0x030c0000
 #define NOT_A_DESCRIPTOR "file is not a valid file descripter"
 #else
 #define NOT_A_DESCRIPTOR "file is not a valid file descriptor"
-#endif
-
-#ifdef Py_GIL_DISABLED
-#define FREE_THREADED 1
-#else
-#define FREE_THREADED 0
 #endif
 
 static PyObject *standard_error(void)
@@ -59,30 +54,33 @@ static int flush(PyObject *file)
     return 0;
 }
 
-/* The file object lives as long as the descriptor is used, but not longer than its interpreter: one that ends before
-   the process gives a duplicate, which nobody closes. */
-static int keep_open(PyObject *file, int fd, bool later, PyObject **keep)
+/* The file object lives as long as the descriptor is used, but not longer than its interpreter: of one that may end
+   before the process a duplicate is used.  The three standard descriptors are the process's own. */
+static int keep_open(PyObject *file, int fd, bool later, struct fp_ext_file *out)
 {
-    if (later && PyInterpreterState_Get() != PyInterpreterState_Main()) {
-        int duplicate = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-        if (duplicate < 0)
-            PyErr_SetFromErrno(PyExc_OSError);
-        return duplicate;
+    out->fd = fd;
+    if (!later || PyInterpreterState_Get() == PyInterpreterState_Main()) {
+        Py_INCREF(file);
+        out->object = file;
     }
-    Py_INCREF(file);
-    *keep = file;
-    return fd;
+    else if (fd > STDERR_FILENO) {
+        out->fd = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+        out->is_duplicate = out->fd >= 0;
+        if (out->fd < 0)
+            PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return out->fd;
 }
 
-int fp_ext_fileno(PyObject *file, bool later, PyObject **keep)
+int fp_ext_fileno(PyObject *file, bool later, struct fp_ext_file *out)
 {
-    *keep = NULL;
+    *out = (struct fp_ext_file){.fd = -1};
     if (file == NULL || file == Py_None)
         file = standard_error();
     if (file == NULL)
         return -1;
     if (PyLong_Check(file))
-        return descriptor(file);
+        return out->fd = descriptor(file);
     PyObject *number = PyObject_CallMethod(file, "fileno", NULL);
     if (number == NULL)
         return -1;
@@ -93,7 +91,7 @@ int fp_ext_fileno(PyObject *file, bool later, PyObject **keep)
         return -1;
     }
     flush(file);
-    return keep_open(file, (int)fd, later, keep);
+    return keep_open(file, (int)fd, later, out);
 }
 
 int fp_ext_signo(PyObject *object, void *address)
@@ -152,7 +150,7 @@ int fp_ext_options_check(const struct fp_ext_options *o, struct fp_dump_options 
         .style = {.thread_names = PY_VERSION_HEX >= 0x030e0000,
                   .fpe_hyphen = PY_VERSION_HEX >= 0x030d0000,
                   .frames_cut = PY_VERSION_HEX < 0x030d0000,
-                  .gil_note = PY_VERSION_HEX >= 0x030e0000 && FREE_THREADED,
+                  .gil_note = PY_VERSION_HEX >= 0x030e0000 && FP_FREE_THREADED,
                   .modules = PY_VERSION_HEX >= 0x030a0000},
     };
     return 0;

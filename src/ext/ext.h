@@ -10,12 +10,28 @@
 #include "trigger/altstack.h"
 #include "trigger/signals.h"
 
-/* What an interpreter keeps alive for the descriptors in use. */
+/* What a descriptor is used for later: each has at most one. */
+enum { FP_USE_ENABLE, FP_USE_LATER, FP_USE_SIGNAL, FP_USES = FP_USE_SIGNAL + NSIG };
+
+/* What an interpreter keeps alive. */
 struct fp_ext_state {
-    PyObject *enable_file, *later_file;
-    PyObject *standard; /* the standard library's module, which knows its own error messages */
-    PyObject *user_files[NSIG];
+    /* the standard module's own functions, which know its error messages; NULL where it can't be had */
+    PyObject *standard_later, *standard_cancel;
+    PyObject *files[FP_USES];
 };
+
+/* A `file` argument. */
+struct fp_ext_file {
+    int fd;
+    bool is_duplicate; /* ours to close */
+    PyObject *object;  /* a new reference to what has to stay alive for the descriptor to stay open, or NULL */
+};
+
+#ifdef Py_GIL_DISABLED
+#define FP_FREE_THREADED 1
+#else
+#define FP_FREE_THREADED 0
+#endif
 
 /* target.c.  The process's target once it has been found and checked; the status says why it can't be used. */
 enum fp_status fp_ext_start(void);
@@ -24,9 +40,24 @@ const struct fp_target *fp_ext_target(void);
 
 /* args.c.  The descriptor of a `file` argument: NULL or None is sys.stderr, an int is taken as it is, else fileno() and
    flush() are called.  -1 with an exception set.  later: the descriptor is used after the call, perhaps after the
-   interpreter's end.  *keep: a new reference to the object that has to stay alive for the descriptor to stay open, or
-   NULL. */
-int fp_ext_fileno(PyObject *file, bool later, PyObject **keep);
+   interpreter's end. */
+int fp_ext_fileno(PyObject *file, bool later, struct fp_ext_file *out);
+
+/* files.c.  Once a process: 0 or an errno value. */
+int fp_ext_files_start(void);
+/* Held while the use of a descriptor is configured and told to the following; never while the GIL is given up. */
+void fp_ext_files_lock(void);
+void fp_ext_files_unlock(void);
+/* From now on this use has this file, or none: what it had is closed as soon as no dump can be writing to it.  Both
+   return a reference that the caller gives up after the lock. */
+PyObject *fp_ext_file_take(struct fp_ext_state *state, int use, const struct fp_ext_file *file);
+PyObject *fp_ext_file_drop(struct fp_ext_state *state, int use);
+/* Instead of take: nothing uses it. */
+void fp_ext_file_refuse(const struct fp_ext_file *file);
+/* Does the use have a file object that goes with this state?  A duplicate stays until another takes its place. */
+bool fp_ext_file_is_last(const struct fp_ext_state *state, int use);
+/* The state goes; what has no file of it stays configured. */
+void fp_ext_file_forget(const struct fp_ext_state *state, int use);
 
 /* The arguments that several functions share; each is set to its default by fp_ext_options_init. */
 struct fp_ext_options {
@@ -67,25 +98,34 @@ int fp_ext_signo(PyObject *object, void *address);
 #define FP_LIMIT_KEYWORDS     "max_threads", "max_frames", "max_chars", NULL
 #define FP_LIMIT_ADDRESSES(o) &(o).max_threads, &(o).max_frames, &(o).max_chars
 
-/* In free-threaded builds two threads may swap the same reference: what is configured and what is kept for it change
-   together. */
-#ifdef Py_GIL_DISABLED
-#define FP_BEGIN_LOCKED(module) Py_BEGIN_CRITICAL_SECTION(module);
-#define FP_END_LOCKED           Py_END_CRITICAL_SECTION();
-#else
-#define FP_BEGIN_LOCKED(module) {
-#define FP_END_LOCKED           }
-#endif
-
 /* timed.c: dump_traceback_later, cancel_dump_traceback_later, register, unregister */
 extern PyMethodDef fp_ext_timed_methods[];
 
-/* altstack.c: each Python thread that starts from now on gets an alternate stack, and those that run get one now. */
+/* altstack.c: the calling thread gets an alternate stack now, each other Python thread, running or later, as soon as it
+   uses an allocator; FP_ALTSTACK_ALL: those that run get one now.  stop: the calling thread's is taken away; others
+   keep theirs to their end. */
 void fp_ext_altstack_start(enum fp_altstack_scope scope);
 void fp_ext_altstack_stop(void);
 
+/* handlers.c: the address of CPython's handler of the signals that Python code handles; NULL: not known. */
+void (*fp_ext_signal_handler(void))(int);
+
+/* finalize.c: whatever is installed is given back when this runtime ends. */
+void fp_ext_give_back_at_end(void);
+
 /* capsule.c: adds the C API to the module.  0, or -1 with an exception set. */
 int fp_ext_capsule_add(PyObject *module);
+
+/* host.c: what install() and the start ask of the process. */
+extern PyMethodDef fp_ext_host_methods[];
+
+/* standard.c: what the standard module was enabled with, found in its memory.  `handler`: its handler's address. */
+struct fp_ext_standard {
+    PyObject *file; /* borrowed from the standard module; NULL: it was given a descriptor */
+    int fd, all_threads, c_stack;
+};
+/* false: not found, or not certain */
+bool fp_ext_standard_find(uintptr_t handler, struct fp_ext_standard *found);
 
 /* crash.c: the private functions that crash, for tests. */
 extern PyMethodDef fp_ext_crash_methods[];

@@ -33,7 +33,7 @@ static PyObject *dump_traceback(PyObject *module, PyObject *args, PyObject *kwar
     static char *keywords[] = {"file", "all_threads", FP_LIMIT_KEYWORDS};
     struct fp_ext_options o;
     struct fp_dump_options dump;
-    PyObject *keep;
+    struct fp_ext_file file;
     (void)module;
 
     fp_ext_options_init(&o);
@@ -41,13 +41,13 @@ static PyObject *dump_traceback(PyObject *module, PyObject *args, PyObject *kwar
                                      &o.all_threads, FP_LIMIT_ADDRESSES(o)) ||
         fp_ext_options_check(&o, &dump) < 0)
         return NULL;
-    dump.fd = fp_ext_fileno(o.file, false, &keep);
+    dump.fd = fp_ext_fileno(o.file, false, &file);
     if (dump.fd < 0)
         return NULL;
     fp_guard_require_once();
     const struct fp_dump_caller caller = {.thread_id = (uint64_t)pthread_self(), .is_this_thread = true};
     enum fp_status status = fp_dump(fp_ext_target(), &dump, &caller, "", 0);
-    Py_XDECREF(keep);
+    Py_XDECREF(file.object);
     if (status == FP_NO_READER)
         return refuse(status);
     if (PyErr_CheckSignals())
@@ -63,17 +63,17 @@ PyDoc_STRVAR(dump_c_stack_doc, "dump_c_stack($module, /, file=None)\n"
 static PyObject *dump_c_stack(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"file", NULL};
-    PyObject *file = NULL, *keep;
+    PyObject *argument = NULL;
+    struct fp_ext_file file;
     (void)module;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:dump_c_stack", keywords, &file))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:dump_c_stack", keywords, &argument))
         return NULL;
-    int fd = fp_ext_fileno(file, false, &keep);
-    if (fd < 0)
+    if (fp_ext_fileno(argument, false, &file) < 0)
         return NULL;
     fp_guard_require_once();
-    enum fp_status status = fp_dump_c_stack(fp_ext_target(), fd, 10000000000);
-    Py_XDECREF(keep);
+    enum fp_status status = fp_dump_c_stack(fp_ext_target(), file.fd, 10000000000);
+    Py_XDECREF(file.object);
     if (status != FP_OK)
         return refuse(status);
     Py_RETURN_NONE;
@@ -115,8 +115,7 @@ static PyObject *enable(PyObject *module, PyObject *args, PyObject *kwargs)
     const char *altstacks = "python";
     double budget = 10;
     enum fp_altstack_scope scope;
-    PyObject *keep, *old;
-    int error;
+    struct fp_ext_file file;
 
     fp_ext_options_init(&o);
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O" FP_FLAG FP_FLAG FP_LIMITS "sd:enable", keywords, &o.file,
@@ -129,14 +128,14 @@ static PyObject *enable(PyObject *module, PyObject *args, PyObject *kwargs)
     }
     config.dump.budget_ns = (int64_t)(budget * 1e9);
     config.dump.c_stack = o.c_stack != 0;
-    config.dump.fd = fp_ext_fileno(o.file, true, &keep);
+    config.dump.fd = fp_ext_fileno(o.file, true, &file);
     if (config.dump.fd < 0)
         return NULL;
-    FP_BEGIN_LOCKED(module)
-    error = fp_fatal_enable(&config);
-    old = state_of(module)->enable_file;
-    state_of(module)->enable_file = keep;
-    FP_END_LOCKED
+    config.only_notes = fp_ext_signal_handler();
+    fp_ext_files_lock();
+    int error = fp_fatal_enable(&config);
+    PyObject *old = fp_ext_file_take(state_of(module), FP_USE_ENABLE, &file);
+    fp_ext_files_unlock();
     Py_XDECREF(old);
     fp_ext_altstack_start(scope);
     if (error != 0) {
@@ -148,13 +147,10 @@ static PyObject *enable(PyObject *module, PyObject *args, PyObject *kwargs)
 
 static PyObject *disable(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    bool was;
-    PyObject *old;
-    FP_BEGIN_LOCKED(module)
-    was = fp_fatal_disable();
-    old = state_of(module)->enable_file;
-    state_of(module)->enable_file = NULL;
-    FP_END_LOCKED
+    fp_ext_files_lock();
+    bool was = fp_fatal_disable();
+    PyObject *old = fp_ext_file_drop(state_of(module), FP_USE_ENABLE);
+    fp_ext_files_unlock();
     Py_XDECREF(old);
     fp_ext_altstack_stop();
     return PyBool_FromLong(was);
@@ -200,6 +196,18 @@ static int delegate(PyObject *module, enum fp_status status)
     return result;
 }
 
+/* The functions, not the module: install() puts our own into that. */
+static void take_standard(struct fp_ext_state *state)
+{
+    PyObject *standard = PyImport_ImportModule("faulthandler");
+    if (standard != NULL) {
+        state->standard_later = PyObject_GetAttrString(standard, "dump_traceback_later");
+        state->standard_cancel = PyObject_GetAttrString(standard, "cancel_dump_traceback_later");
+        Py_DECREF(standard);
+    }
+    PyErr_Clear(); /* an interpreter with a GIL of its own can't have it */
+}
+
 static int module_exec(PyObject *module)
 {
     enum fp_status status = fp_ext_start();
@@ -207,10 +215,10 @@ static int module_exec(PyObject *module)
         return -1;
     if (status != FP_OK)
         return delegate(module, status);
-    state_of(module)->standard = PyImport_ImportModule("faulthandler");
-    if (state_of(module)->standard == NULL)
-        PyErr_Clear(); /* an interpreter with a GIL of its own can't have it */
-    if (PyModule_AddFunctions(module, fp_ext_timed_methods) < 0)
+    fp_ext_give_back_at_end();
+    take_standard(state_of(module));
+    if (PyModule_AddFunctions(module, fp_ext_timed_methods) < 0 ||
+        PyModule_AddFunctions(module, fp_ext_host_methods) < 0)
         return -1;
     return PyModule_AddFunctions(module, fp_ext_crash_methods);
 }
@@ -218,31 +226,48 @@ static int module_exec(PyObject *module)
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
 {
     struct fp_ext_state *state = state_of(module);
-    Py_VISIT(state->enable_file);
-    Py_VISIT(state->later_file);
-    Py_VISIT(state->standard);
-    for (int i = 0; i < NSIG; i++)
-        Py_VISIT(state->user_files[i]);
+    Py_VISIT(state->standard_later);
+    Py_VISIT(state->standard_cancel);
+    for (int use = 0; use < FP_USES; use++)
+        Py_VISIT(state->files[use]);
     return 0;
+}
+
+static void switch_off(int use)
+{
+    if (use == FP_USE_ENABLE)
+        (void)fp_fatal_disable();
+    else if (use == FP_USE_LATER)
+        (void)fp_watchdog_cancel();
+    else
+        (void)fp_user_unregister(use - FP_USE_SIGNAL);
 }
 
 /* What still writes to a file that goes now is switched off first: its descriptor will be somebody else's. */
 static int module_clear(PyObject *module)
 {
     struct fp_ext_state *state = state_of(module);
-    if (state->enable_file != NULL)
-        (void)fp_fatal_disable();
-    if (state->later_file != NULL)
-        (void)fp_watchdog_cancel();
-    for (int i = 0; i < NSIG; i++)
-        if (state->user_files[i] != NULL)
-            (void)fp_user_unregister(i);
-    Py_CLEAR(state->enable_file);
-    Py_CLEAR(state->later_file);
-    Py_CLEAR(state->standard);
-    for (int i = 0; i < NSIG; i++)
-        Py_CLEAR(state->user_files[i]);
+    for (int use = 0; use < FP_USES; use++) {
+        PyObject *old = NULL;
+        fp_ext_files_lock();
+        if (fp_ext_file_is_last(state, use)) {
+            switch_off(use);
+            old = fp_ext_file_drop(state, use);
+        }
+        fp_ext_file_forget(state, use);
+        fp_ext_files_unlock();
+        Py_XDECREF(old);
+        Py_CLEAR(state->files[use]);
+    }
+    Py_CLEAR(state->standard_later);
+    Py_CLEAR(state->standard_cancel);
     return 0;
+}
+
+/* Without a collection before it this is all that an ending interpreter calls. */
+static void module_free(void *module)
+{
+    (void)module_clear(module);
 }
 
 static PyModuleDef_Slot slots[] = {
@@ -265,6 +290,7 @@ static struct PyModuleDef definition = {
     .m_slots = slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,
+    .m_free = module_free,
 };
 
 PyMODINIT_FUNC PyInit_faulthandler(void)

@@ -1,4 +1,4 @@
-/* capabilities(), what install() asks of the process, and what tests use to look inside.  Normal context. */
+/* capabilities(), and what tests use to look inside.  Normal context. */
 #include "ext.h" /* pyconfig.h defines _GNU_SOURCE */
 
 #include <fcntl.h>
@@ -13,8 +13,9 @@
 static const char *reader_name(enum fp_reader_kind kind)
 {
     static const char *const names[] = {
-        [FP_READER_NONE] = "none",          [FP_READER_GUARD] = "guarded copy", [FP_READER_VM] = "process_vm_readv",
-        [FP_READER_MEM] = "/proc/self/mem", [FP_READER_PIPE] = "pipe",          [FP_READER_TEST] = "test",
+        [FP_READER_NONE] = "none",           [FP_READER_GUARD] = "guarded copy", [FP_READER_MASK] = "rt_sigprocmask",
+        [FP_READER_VM] = "process_vm_readv", [FP_READER_MEM] = "/proc/self/mem", [FP_READER_PIPE] = "pipe",
+        [FP_READER_TEST] = "test",
     };
     return names[kind];
 }
@@ -199,8 +200,7 @@ static void keep_all_threads(struct fp_image *image, int null_fd, bool still)
                                             .max_frames = 100,
                                             .max_chars = 500,
                                             .budget_ns = 10000000000};
-    const struct fp_dump_caller caller = {
-        .thread_id = image->head.thread_id, .is_this_thread = still, .modules = still};
+    const struct fp_dump_caller caller = {.thread_id = image->head.thread_id, .is_this_thread = still, .fatal = still};
     struct fp_session *s = fp_session_acquire(&image->target, true, options.budget_ns);
     if (s == NULL)
         return;
@@ -244,24 +244,9 @@ static PyObject *probe_image(PyObject *self, PyObject *args)
     return written ? PyLong_FromLong(0) : PyErr_SetFromErrno(PyExc_OSError);
 }
 
-/* _handler(signo) -> address of the C function that handles it now; 0: the default action, 1: ignored */
-static PyObject *probe_handler(PyObject *self, PyObject *signo)
-{
-    struct sigaction action;
-    (void)self;
-    long number = PyLong_AsLong(signo);
-    if (number == -1 && PyErr_Occurred())
-        return NULL;
-    if (sigaction((int)number, NULL, &action) != 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    return PyLong_FromVoidPtr((void *)action.sa_handler);
-}
-
 PyMethodDef fp_ext_probe_methods[] = {
     {"_capabilities", probe_capabilities, METH_NOARGS,
      PyDoc_STR("_capabilities($module, /)\n--\n\nSee faultproof.capabilities().")},
-    {"_handler", probe_handler, METH_O,
-     PyDoc_STR("_handler($module, signo, /)\n--\n\nThe address of a signal's C handler; 0: default, 1: ignored.")},
     {"_image", probe_image, METH_VARARGS,
      PyDoc_STR("_image($module, fd, /)\n--\n\nWrite what a dump of all threads reads, for tests.")},
     {"_lines", probe_lines, METH_VARARGS,

@@ -2,7 +2,9 @@
 #include "ext.h"
 
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <frameobject.h> /* PyFrame_GetBack before 3.11 */
+#include <unistd.h>
 
 #include <stdatomic.h>
 
@@ -12,7 +14,8 @@ extern char _PyRuntime[];
 static struct fp_target target;
 static atomic_int state = FP_NOT_STARTED; /* enum fp_status; written last */
 
-enum { CHECKED_FRAMES = 64 };
+/* Enough to see callers of several kinds; each is read by system calls, which every start of a process pays for. */
+enum { CHECKED_FRAMES = 8 };
 
 static uint32_t running_version(void)
 {
@@ -100,6 +103,41 @@ static enum fp_status self_check(struct fp_walk *w)
     return frames_agree(w, tstate) ? FP_OK : FP_SELF_CHECK;
 }
 
+/* A walk of its own: a session's reader may make system calls that a filter ends the process for. */
+static enum fp_status check_walk(struct fp_reader *reader)
+{
+    struct {
+        struct fp_walk walk;
+        struct fp_walk_memory memory;
+    } *own = PyMem_RawCalloc(1, sizeof(*own));
+    if (own == NULL)
+        return FP_NO_READER;
+    fp_walk_lend(&own->walk, &own->memory);
+    fp_walk_init(&own->walk, reader, &target, true);
+    enum fp_status status = self_check(&own->walk);
+    PyMem_RawFree(own);
+    return status;
+}
+
+/* The calling thread reads what it holds itself, with the GIL where there is one. */
+static enum fp_status open_harmless(struct fp_reader *reader)
+{
+    return fp_reader_open(reader, FP_READER_MASK) == FP_OK ? FP_OK : fp_reader_open_fallback(reader);
+}
+
+/* Does a seccomp filter look at this process's system calls?  Import has just opened files, so one more may be. */
+static bool is_filtered(void)
+{
+    char text[4096];
+    int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? read(fd, text, sizeof(text) - 1) : -1;
+    if (fd >= 0)
+        close(fd);
+    text[n > 0 ? n : 0] = 0;
+    const char *line = strstr(text, "\nSeccomp:\t");
+    return line != NULL && line[strlen("\nSeccomp:\t")] != '0';
+}
+
 static enum fp_status find_target(void)
 {
     struct fp_reader reader;
@@ -119,18 +157,15 @@ static enum fp_status find_target(void)
 #ifdef Py_GIL_DISABLED
     target.free_threaded = true;
 #endif
-    enum fp_status status = fp_reader_open_fallback(&reader);
+    if (is_filtered())
+        fp_reader_expect_filter();
+    enum fp_status status = open_harmless(&reader);
     if (status != FP_OK)
         return status;
     status = fp_layout_choose(&target, &reader);
+    if (status == FP_OK)
+        status = check_walk(&reader);
     fp_reader_close(&reader);
-    if (status != FP_OK)
-        return status;
-    struct fp_session *s = fp_session_acquire(&target, true, 10000000000);
-    if (s == NULL)
-        return FP_NO_READER;
-    status = self_check(&s->walk);
-    fp_session_release(s);
     return status;
 }
 
@@ -139,7 +174,7 @@ enum fp_status fp_ext_start(void)
 {
     static atomic_flag starting = ATOMIC_FLAG_INIT;
     if (!atomic_flag_test_and_set(&starting)) {
-        atomic_store(&state, fp_control_start() == 0 ? find_target() : FP_NOT_STARTED);
+        atomic_store(&state, fp_control_start() == 0 && fp_ext_files_start() == 0 ? find_target() : FP_NOT_STARTED);
     }
     return fp_ext_status();
 }

@@ -11,14 +11,14 @@
 static int refuse_timeout(struct fp_ext_state *state, PyObject *timeout)
 {
     PyErr_Clear();
-    if (state->standard == NULL) {
+    if (state->standard_later == NULL || state->standard_cancel == NULL) {
         PyErr_SetString(PyExc_ValueError, "timeout must be a number of seconds greater than 0 and not too large");
         return -1;
     }
-    PyObject *result = PyObject_CallMethod(state->standard, "dump_traceback_later", "Oii", timeout, 0, 2);
+    PyObject *result = PyObject_CallFunction(state->standard_later, "Oii", timeout, 0, 2);
     if (result != NULL) { /* it takes more than we do */
         Py_DECREF(result);
-        result = PyObject_CallMethod(state->standard, "cancel_dump_traceback_later", NULL);
+        result = PyObject_CallFunction(state->standard_cancel, NULL);
         Py_XDECREF(result);
         PyErr_SetString(PyExc_OverflowError, "timeout is too large");
     }
@@ -71,7 +71,8 @@ static PyObject *dump_traceback_later(PyObject *module, PyObject *args, PyObject
     struct fp_ext_state *state = PyModule_GetState(module);
     struct fp_watchdog_config config = {.target = fp_ext_target()};
     struct fp_ext_options o;
-    PyObject *timeout, *keep;
+    struct fp_ext_file file;
+    PyObject *timeout, *old = NULL;
     int repeat = 0, exits = 0;
     int64_t us;
 
@@ -81,7 +82,7 @@ static PyObject *dump_traceback_later(PyObject *module, PyObject *args, PyObject
                                      &timeout, &repeat, &o.file, &exits, FP_LIMIT_ADDRESSES(o)) ||
         fp_ext_options_check(&o, &config.dump) < 0 || timeout_from(state, timeout, &us) < 0)
         return NULL;
-    config.dump.fd = fp_ext_fileno(o.file, true, &keep);
+    config.dump.fd = fp_ext_fileno(o.file, true, &file);
     if (config.dump.fd < 0)
         return NULL;
     timeout_header(config.header, us);
@@ -89,16 +90,15 @@ static PyObject *dump_traceback_later(PyObject *module, PyObject *args, PyObject
     config.repeat = repeat != 0;
     config.exit = exits != 0;
     config.interp = (fp_addr)(uintptr_t)PyInterpreterState_Get();
-    int error;
-    PyObject *old;
-    FP_BEGIN_LOCKED(module)
-    error = fp_watchdog_arm(&config);
-    old = state->later_file;
-    state->later_file = keep;
-    FP_END_LOCKED
+    fp_ext_files_lock();
+    int error = fp_watchdog_arm(&config);
+    if (error == 0)
+        old = fp_ext_file_take(state, FP_USE_LATER, &file);
+    fp_ext_files_unlock();
     if (!fp_watchdog_busy())
         Py_XDECREF(old); /* else a dump may still be writing to it: it stays open */
     if (error != 0) {
+        fp_ext_file_refuse(&file);
         PyErr_SetString(PyExc_RuntimeError, "unable to start watchdog thread");
         return NULL;
     }
@@ -107,13 +107,7 @@ static PyObject *dump_traceback_later(PyObject *module, PyObject *args, PyObject
 
 static PyObject *cancel_dump_traceback_later(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    struct fp_ext_state *state = PyModule_GetState(module);
-    PyObject *old;
     bool idle;
-    FP_BEGIN_LOCKED(module)
-    old = state->later_file;
-    state->later_file = NULL;
-    FP_END_LOCKED
     if (fp_watchdog_busy()) {
         Py_BEGIN_ALLOW_THREADS idle = fp_watchdog_cancel();
         Py_END_ALLOW_THREADS
@@ -121,6 +115,11 @@ static PyObject *cancel_dump_traceback_later(PyObject *module, PyObject *Py_UNUS
     else {
         idle = fp_watchdog_cancel();
     }
+    fp_ext_files_lock();
+    if (idle)
+        idle = fp_watchdog_cancel(); /* another thread may have armed it meanwhile */
+    PyObject *old = fp_ext_file_drop(PyModule_GetState(module), FP_USE_LATER);
+    fp_ext_files_unlock();
     if (idle)
         Py_XDECREF(old); /* else a dump is still writing to it: it stays open */
     Py_RETURN_NONE;
@@ -153,7 +152,8 @@ static PyObject *user_register(PyObject *module, PyObject *args, PyObject *kwarg
     struct fp_ext_state *state = PyModule_GetState(module);
     struct fp_user_config config = {.target = fp_ext_target()};
     struct fp_ext_options o;
-    PyObject *keep;
+    struct fp_ext_file file;
+    PyObject *old = NULL;
     int signo, chain = 0;
 
     fp_ext_options_init(&o);
@@ -161,21 +161,18 @@ static PyObject *user_register(PyObject *module, PyObject *args, PyObject *kwarg
                                      &signo, &o.file, &o.all_threads, &chain, FP_LIMIT_ADDRESSES(o)) ||
         fp_ext_options_check(&o, &config.dump) < 0 || check_signum(signo) < 0)
         return NULL;
-    config.dump.fd = fp_ext_fileno(o.file, true, &keep);
+    config.dump.fd = fp_ext_fileno(o.file, true, &file);
     if (config.dump.fd < 0)
         return NULL;
     config.chain = chain != 0;
-    int error;
-    PyObject *old = keep;
-    FP_BEGIN_LOCKED(module)
-    error = fp_user_register(signo, &config);
-    if (error == 0) {
-        old = state->user_files[signo];
-        state->user_files[signo] = keep;
-    }
-    FP_END_LOCKED
+    fp_ext_files_lock();
+    int error = fp_user_register(signo, &config);
+    if (error == 0)
+        old = fp_ext_file_take(state, FP_USE_SIGNAL + signo, &file);
+    fp_ext_files_unlock();
     Py_XDECREF(old);
     if (error != 0) {
+        fp_ext_file_refuse(&file);
         errno = error;
         return PyErr_SetFromErrno(PyExc_OSError);
     }
@@ -188,18 +185,21 @@ static PyObject *user_unregister(PyObject *module, PyObject *arg)
     int signo;
     if (!fp_ext_signo(arg, &signo) || check_signum(signo) < 0)
         return NULL;
-    bool was;
-    PyObject *old;
-    FP_BEGIN_LOCKED(module)
-    was = fp_user_unregister(signo);
-    old = state->user_files[signo];
-    state->user_files[signo] = NULL;
-    FP_END_LOCKED
+    fp_ext_files_lock();
+    bool was = fp_user_unregister(signo);
+    PyObject *old = fp_ext_file_drop(state, FP_USE_SIGNAL + signo);
+    fp_ext_files_unlock();
     Py_XDECREF(old);
     return PyBool_FromLong(was);
 }
 
+static PyObject *watchdog_thread(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromLong(fp_watchdog_thread());
+}
+
 PyMethodDef fp_ext_timed_methods[] = {
+    {"_watchdog_thread", watchdog_thread, METH_NOARGS, NULL},
     {"dump_traceback_later", (PyCFunction)(void (*)(void))dump_traceback_later, METH_VARARGS | METH_KEYWORDS,
      later_doc},
     {"cancel_dump_traceback_later", cancel_dump_traceback_later, METH_NOARGS,

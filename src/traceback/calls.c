@@ -55,6 +55,13 @@ static bool bind(struct fp_tb *tb, const struct signature *signature, const stru
     return true;
 }
 
+/* The same, and nothing has been replaced. */
+static enum fp_answer bind_intact(struct fp_tb *tb, const struct signature *signature, const struct call *call,
+                                  PyObject **values)
+{
+    return bind(tb, signature, call, values) ? fp_guard_intact(tb) : FP_DECLINE;
+}
+
 static PyObject *call_standard(const struct call *call)
 {
     return PyObject_Vectorcall(fp_function_standard(call->self), call->args, call->nargsf, call->kwnames);
@@ -86,39 +93,31 @@ static PyObject *fall_back(struct fp_tb *tb, const struct signature *signature, 
     return drop ? call_without_colors(tb, call) : call_standard(call);
 }
 
-/* The interpreter's functions print line by line: what they have printed when formatting fails stays printed.  So a
-   failure is theirs to repeat, but for KeyboardInterrupt, which may have come from a signal and must not be lost. */
-static enum fp_answer declined_if_failed(enum fp_answer answer)
+/* What the interpreter's function raises in the place of one that has been replaced is its business. */
+static enum fp_answer is_print_intact(struct fp_tb *tb)
 {
-    if (answer != FP_ERROR || PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
+    enum fp_answer answer = fp_guard_intact(tb);
+    return answer == FP_DONE ? fp_guard_holds(tb->guard.builtins_dict, tb->s.print, tb->guard.print) : answer;
+}
+
+/* Whether we may print; *to: the file, a new reference.  Declines where there is none: what that means is print()'s
+ * business. */
+static enum fp_answer output_file(struct fp_tb *tb, PyObject *file, PyObject **to)
+{
+    enum fp_answer answer = is_print_intact(tb);
+    *to = NULL;
+    if (answer != FP_DONE)
         return answer;
-    PyErr_Clear();
-    return FP_DECLINE;
-}
-
-static bool is_print_intact(struct fp_tb *tb)
-{
-    PyObject *print;
-    if (fp_dict_get(tb->guard.builtins_dict, tb->s.print, &print) <= 0) {
-        PyErr_Clear();
-        return false;
+    if (file == NULL || file == Py_None) {
+        int found = fp_dict_get(tb->sys_dict, tb->s.stderr, to);
+        if (found < 0)
+            return FP_ERROR;
+        if (found > 0 && *to == Py_None)
+            Py_CLEAR(*to);
+        return *to != NULL ? FP_DONE : FP_DECLINE;
     }
-    Py_DECREF(print);
-    return print == tb->guard.print;
-}
-
-/* The file to print to, a new reference; NULL without an exception: what that means is print()'s business. */
-static PyObject *output_file(struct fp_tb *tb, PyObject *file)
-{
-    if (file != NULL && file != Py_None)
-        return Py_NewRef(file);
-    if (fp_dict_get(tb->sys_dict, tb->s.stderr, &file) <= 0) {
-        PyErr_Clear();
-        return NULL;
-    }
-    if (file == Py_None)
-        Py_CLEAR(file);
-    return file;
+    *to = Py_NewRef(file);
+    return FP_DONE;
 }
 
 static PyObject *join(PyObject *texts)
@@ -151,19 +150,29 @@ static int write_all(struct fp_tb *tb, PyObject *file, PyObject *texts)
     int result = PyFile_WriteObject(text, file, Py_PRINT_RAW);
     Py_DECREF(text);
     /* nothing has been written then: the lines before the one that can't be encoded come out all the same */
-    if (result < 0 && PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) {
-        PyErr_Clear();
-        return write_each(file, texts);
-    }
-    return result;
+    return result < 0 && fp_clear(PyExc_UnicodeEncodeError) ? write_each(file, texts) : result;
 }
 
-/* Takes the texts. */
-static PyObject *print_texts(struct fp_tb *tb, PyObject *file, PyObject *texts)
+/* Prints the texts (which it takes; NULL: none).  The interpreter's functions print line by line: after FP_ERROR what
+ * was there before the failure is printed all the same, and the failure raised, whatever becomes of the printing. */
+static PyObject *print_texts(struct fp_tb *tb, enum fp_answer answer, PyObject *file, PyObject *texts)
 {
-    int result = write_all(tb, file, texts);
-    Py_DECREF(texts);
-    return result == 0 ? Py_NewRef(Py_None) : NULL;
+    struct fp_error failure;
+    if (answer == FP_ERROR)
+        fp_error_take(&failure);
+    int result = texts != NULL ? write_all(tb, file, texts) : 0;
+    Py_XDECREF(texts);
+    if (answer == FP_ERROR)
+        fp_error_raise(&failure);
+    return answer == FP_DONE && result == 0 ? Py_NewRef(Py_None) : NULL;
+}
+
+/* The texts, unless they are incomplete. */
+static PyObject *complete(enum fp_answer answer, PyObject *texts)
+{
+    if (answer == FP_ERROR)
+        Py_CLEAR(texts);
+    return texts;
 }
 
 /* What format_exception() and print_exception() take as exception and traceback.  New references. */
@@ -223,10 +232,10 @@ static PyObject *format_exception(PyObject *self, PyObject *const *args, size_t 
     struct signature signature = exception_signature(tb, false);
     const struct call *call = CALL(self, args, nargsf, kwnames);
     PyObject *values[MOST_ARGUMENTS], *texts = NULL;
-    enum fp_answer answer = FP_DECLINE;
-    if (bind(tb, &signature, call, values) && fp_guard_intact(tb))
+    enum fp_answer answer = bind_intact(tb, &signature, call, values);
+    if (answer == FP_DONE)
         answer = exception_texts(tb, values, values[3], values[4], &texts);
-    return answer == FP_DECLINE ? fall_back(tb, &signature, call) : texts;
+    return answer == FP_DECLINE ? fall_back(tb, &signature, call) : complete(answer, texts);
 }
 
 static PyObject *print_exception(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
@@ -234,15 +243,11 @@ static PyObject *print_exception(PyObject *self, PyObject *const *args, size_t n
     struct fp_tb *tb = fp_function_state(self);
     struct signature signature = exception_signature(tb, true);
     const struct call *call = CALL(self, args, nargsf, kwnames);
-    PyObject *values[MOST_ARGUMENTS], *texts = NULL, *file = NULL, *result = NULL;
+    PyObject *values[MOST_ARGUMENTS], *texts = NULL, *file = NULL, *result;
     enum fp_answer answer = FP_DECLINE;
-    if (bind(tb, &signature, call, values) && fp_guard_intact(tb) && is_print_intact(tb) &&
-        (file = output_file(tb, values[4])) != NULL)
-        answer = declined_if_failed(exception_texts(tb, values, values[3], values[5], &texts));
-    if (answer == FP_DECLINE)
-        result = fall_back(tb, &signature, call);
-    else if (answer == FP_DONE)
-        result = print_texts(tb, file, texts);
+    if (bind(tb, &signature, call, values) && (answer = output_file(tb, values[4], &file)) == FP_DONE)
+        answer = exception_texts(tb, values, values[3], values[5], &texts);
+    result = answer == FP_DECLINE ? fall_back(tb, &signature, call) : print_texts(tb, answer, file, texts);
     Py_XDECREF(file);
     return result;
 }
@@ -269,8 +274,8 @@ static PyObject *format_exc(PyObject *self, PyObject *const *args, size_t nargsf
     struct signature signature = {.count = 2, .names = {tb->s.limit, tb->s.chain}};
     const struct call *call = CALL(self, args, nargsf, kwnames);
     PyObject *values[MOST_ARGUMENTS], *texts = NULL;
-    enum fp_answer answer = FP_DECLINE;
-    if (bind(tb, &signature, call, values) && fp_guard_intact(tb))
+    enum fp_answer answer = bind_intact(tb, &signature, call, values);
+    if (answer == FP_DONE)
         answer = handled_texts(tb, values[0], values[1], &texts);
     if (answer == FP_DECLINE)
         return call_standard(call);
@@ -287,27 +292,20 @@ static PyObject *print_exc(PyObject *self, PyObject *const *args, size_t nargsf,
                                   .colors_known = tb->has.print_exc_colorize,
                                   .names = {tb->s.limit, tb->s.file, tb->s.chain}};
     const struct call *call = CALL(self, args, nargsf, kwnames);
-    PyObject *values[MOST_ARGUMENTS], *texts = NULL, *file = NULL, *result = NULL;
+    PyObject *values[MOST_ARGUMENTS], *texts = NULL, *file = NULL, *result;
     enum fp_answer answer = FP_DECLINE;
-    if (bind(tb, &signature, call, values) && fp_guard_intact(tb) && is_print_intact(tb) &&
-        (file = output_file(tb, values[1])) != NULL)
-        answer = declined_if_failed(handled_texts(tb, values[0], values[2], &texts));
-    if (answer == FP_DECLINE)
-        result = fall_back(tb, &signature, call);
-    else if (answer == FP_DONE)
-        result = print_texts(tb, file, texts);
+    if (bind(tb, &signature, call, values) && (answer = output_file(tb, values[1], &file)) == FP_DONE)
+        answer = handled_texts(tb, values[0], values[2], &texts);
+    result = answer == FP_DECLINE ? fall_back(tb, &signature, call) : print_texts(tb, answer, file, texts);
     Py_XDECREF(file);
     return result;
 }
 
-static bool asks_for_group(struct fp_tb *tb, const struct call *call, bool *wanted)
+static bool asks_for_group(struct fp_tb *tb, const struct call *call)
 {
-    Py_ssize_t given = PyVectorcall_NARGS(call->nargsf);
     for (Py_ssize_t k = 0; call->kwnames != NULL && k < PyTuple_GET_SIZE(call->kwnames); k++)
-        if (is_name(PyTuple_GET_ITEM(call->kwnames, k), tb->s.show_group)) {
-            *wanted = PyObject_IsTrue(call->args[given + k]) == 1;
+        if (is_name(PyTuple_GET_ITEM(call->kwnames, k), tb->s.show_group))
             return true;
-        }
     return false;
 }
 
@@ -322,17 +320,16 @@ static PyObject *format_exception_only(PyObject *self, PyObject *const *args, si
                                   .names = {tb->s.etype, tb->s.value}};
     const struct call *call = CALL(self, args, nargsf, kwnames);
     PyObject *values[MOST_ARGUMENTS], *texts = NULL;
-    bool wanted = false;
-    if (asks_for_group(tb, call, &wanted) && tb->show_group != Py_None)
+    if (tb->show_group != Py_None && asks_for_group(tb, call))
         return PyObject_Vectorcall(tb->show_group, args, nargsf, kwnames);
-    enum fp_answer answer = FP_DECLINE;
-    if (bind(tb, &signature, call, values) && fp_guard_intact(tb)) {
+    enum fp_answer answer = bind_intact(tb, &signature, call, values);
+    if (answer == FP_DONE) {
         PyObject *value = values[1] != NULL ? values[1] : values[0];
         /* before 3.10 the type that is given is the one that is shown */
-        if (tb->has.implicit || values[0] == (PyObject *)Py_TYPE(value))
-            answer = fp_format_exception(tb, value, NULL, NULL, FP_ONLY, &texts);
+        bool same = tb->has.implicit || values[0] == (PyObject *)Py_TYPE(value);
+        answer = same ? fp_format_exception(tb, value, NULL, NULL, FP_ONLY, &texts) : FP_DECLINE;
     }
-    return answer == FP_DECLINE ? fall_back(tb, &signature, call) : texts;
+    return answer == FP_DECLINE ? fall_back(tb, &signature, call) : complete(answer, texts);
 }
 
 typedef enum fp_answer items_maker(struct fp_tb *tb, PyObject *object, PyObject *limit, struct fp_items *items);
@@ -370,8 +367,8 @@ static PyObject *make_of(const struct call *call, bool bound, items_maker *make,
 {
     struct fp_tb *tb = fp_function_state(call->self);
     PyObject *result = NULL;
-    enum fp_answer answer = FP_DECLINE;
-    if (bound && fp_guard_intact(tb))
+    enum fp_answer answer = bound ? fp_guard_intact(tb) : FP_DECLINE;
+    if (answer == FP_DONE)
         answer = produce(tb, make, object, limit, product, &result);
     return answer == FP_DECLINE ? call_standard(call) : result;
 }
@@ -381,14 +378,11 @@ static PyObject *print_of(const struct call *call, bool bound, items_maker *make
                           PyObject *to)
 {
     struct fp_tb *tb = fp_function_state(call->self);
-    PyObject *texts = NULL, *file = NULL, *result = NULL;
-    enum fp_answer answer = FP_DECLINE;
-    if (bound && fp_guard_intact(tb) && is_print_intact(tb) && (file = output_file(tb, to)) != NULL)
-        answer = declined_if_failed(produce(tb, make, object, limit, TEXTS, &texts));
-    if (answer == FP_DECLINE)
-        result = call_standard(call);
-    else if (answer == FP_DONE)
-        result = print_texts(tb, file, texts);
+    PyObject *texts = NULL, *file = NULL, *result;
+    enum fp_answer answer = bound ? output_file(tb, to, &file) : FP_DECLINE;
+    if (answer == FP_DONE)
+        answer = produce(tb, make, object, limit, TEXTS, &texts);
+    result = answer == FP_DECLINE ? call_standard(call) : print_texts(tb, answer, file, texts);
     Py_XDECREF(file);
     return result;
 }
@@ -444,9 +438,9 @@ static PyObject *of_stack(const struct call *call, enum product product)
     struct fp_tb *tb = fp_function_state(call->self);
     struct signature signature = {.count = 2, .names = {tb->s.f, tb->s.limit}};
     PyObject *values[MOST_ARGUMENTS], *result = NULL;
-    enum fp_answer answer = FP_DECLINE;
     bool bound = bind(tb, &signature, call, values);
-    if (bound && fp_guard_intact(tb))
+    enum fp_answer answer = bound ? fp_guard_intact(tb) : FP_DECLINE;
+    if (answer == FP_DONE)
         answer = produce(tb, fp_items_of_stack, start_frame(values[0]), values[1], product, &result);
     return answer == FP_DECLINE ? call_standard_with_frame(call, values, 2, bound) : result;
 }
@@ -466,15 +460,13 @@ static PyObject *print_stack(PyObject *self, PyObject *const *args, size_t nargs
     struct fp_tb *tb = fp_function_state(self);
     struct signature signature = {.count = 3, .names = {tb->s.f, tb->s.limit, tb->s.file}};
     const struct call *call = CALL(self, args, nargsf, kwnames);
-    PyObject *values[MOST_ARGUMENTS], *texts = NULL, *file = NULL, *result = NULL;
-    enum fp_answer answer = FP_DECLINE;
+    PyObject *values[MOST_ARGUMENTS], *texts = NULL, *file = NULL, *result;
     bool bound = bind(tb, &signature, call, values);
-    if (bound && fp_guard_intact(tb) && is_print_intact(tb) && (file = output_file(tb, values[2])) != NULL)
-        answer = declined_if_failed(produce(tb, fp_items_of_stack, start_frame(values[0]), values[1], TEXTS, &texts));
-    if (answer == FP_DECLINE)
-        result = call_standard_with_frame(call, values, 3, bound);
-    else if (answer == FP_DONE)
-        result = print_texts(tb, file, texts);
+    enum fp_answer answer = bound ? output_file(tb, values[2], &file) : FP_DECLINE;
+    if (answer == FP_DONE)
+        answer = produce(tb, fp_items_of_stack, start_frame(values[0]), values[1], TEXTS, &texts);
+    result =
+        answer == FP_DECLINE ? call_standard_with_frame(call, values, 3, bound) : print_texts(tb, answer, file, texts);
     Py_XDECREF(file);
     return result;
 }
@@ -528,12 +520,14 @@ static PyObject *format_summaries(PyObject *self, PyObject *const *args, size_t 
 static enum fp_answer extract_fast(struct fp_tb *tb, PyObject *const *values, bool positions, PyObject **result)
 {
     items_maker *const makers[] = {fp_items_of_frames, fp_items_of_lines, fp_items_of_traceback};
-    PyObject *generator = values[1], *limit = values[2], *lookup = values[3], *start;
+    PyObject *generator = values[1], *limit = values[2], *lookup = values[3], *start = NULL;
     enum fp_walk kind = FP_WALK_STACK;
     if (values[0] != tb->StackSummary || (lookup != NULL && !PyBool_Check(lookup)) ||
-        (values[4] != NULL && values[4] != Py_False) || !fp_guard_intact(tb))
+        (values[4] != NULL && values[4] != Py_False))
         return FP_DECLINE;
-    enum fp_answer answer = fp_walker_read(tb, generator, &kind, &start);
+    enum fp_answer answer = fp_guard_intact(tb);
+    if (answer == FP_DONE)
+        answer = fp_walker_read(tb, generator, &kind, &start);
     if (answer == FP_DONE && (kind == FP_WALK_POSITIONS) != positions)
         answer = FP_DECLINE;
     if (answer == FP_DONE)
@@ -601,21 +595,31 @@ static const struct {
 } methods[] = {
     {"extract", extract}, {"_extract_from_extended_frame_gen", extract_positions}, {"format", format_summaries}};
 
+/* The function of a method or class method of StackSummary; NULL, perhaps without an exception: there is none. */
+static PyObject *method_function(struct fp_tb *tb, const char *name)
+{
+    PyObject *bound = PyObject_GetAttrString(tb->StackSummary, name);
+    if (bound == NULL) {
+        fp_clear(PyExc_AttributeError);
+        return NULL;
+    }
+    if (!PyMethod_Check(bound))
+        return bound;
+    PyObject *function = Py_NewRef(PyMethod_GET_FUNCTION(bound));
+    Py_DECREF(bound);
+    return function;
+}
+
 /* A dictionary of the functions for methods that this version has, by name. */
 PyObject *fp_methods_new(struct fp_tb *tb)
 {
     PyObject *result = PyDict_New();
     for (size_t i = 0; result != NULL && i < sizeof methods / sizeof *methods; i++) {
-        PyObject *bound = PyObject_GetAttrString(tb->StackSummary, methods[i].name);
-        PyErr_Clear();
-        PyObject *standard = bound != NULL ? PyObject_GetAttrString(bound, "__func__") : NULL;
-        PyErr_Clear();
-        if (standard == NULL)
-            standard = Py_XNewRef(bound);
+        PyObject *standard = method_function(tb, methods[i].name);
         PyObject *function = standard != NULL ? fp_function_new(tb, standard, methods[i].call) : NULL;
-        if (standard != NULL && (function == NULL || PyDict_SetItemString(result, methods[i].name, function) < 0))
+        if ((standard == NULL && PyErr_Occurred()) ||
+            (standard != NULL && (function == NULL || PyDict_SetItemString(result, methods[i].name, function) < 0)))
             Py_CLEAR(result);
-        Py_XDECREF(bound);
         Py_XDECREF(standard);
         Py_XDECREF(function);
     }

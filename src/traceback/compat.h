@@ -50,6 +50,32 @@ static inline PyObject *Py_XNewRef(PyObject *object)
 }
 #endif
 
+/* Drops the exception that is set if it is of that type; false: it is another one, and stays. */
+static inline bool fp_clear(PyObject *type)
+{
+    if (!PyErr_ExceptionMatches(type))
+        return false;
+    PyErr_Clear();
+    return true;
+}
+
+/* An exception that is raised later. */
+struct fp_error {
+    PyObject *type, *value, *traceback;
+};
+
+static inline void fp_error_take(struct fp_error *error)
+{
+    PyErr_Fetch(&error->type, &error->value, &error->traceback);
+}
+
+/* In the place of one that is set now; it is taken out of error. */
+static inline void fp_error_raise(struct fp_error *error)
+{
+    PyErr_Restore(error->type, error->value, error->traceback);
+    *error = (struct fp_error){NULL, NULL, NULL};
+}
+
 /* The item or NULL without an exception: the list may shrink in another thread. */
 static inline PyObject *fp_list_get(PyObject *list, Py_ssize_t index)
 {
@@ -58,26 +84,27 @@ static inline PyObject *fp_list_get(PyObject *list, Py_ssize_t index)
 #if PY_VERSION_HEX >= 0x030D0000
     PyObject *item = PyList_GetItemRef(list, index);
     if (item == NULL)
-        PyErr_Clear();
+        PyErr_Clear(); /* IndexError: the function raises nothing else */
     return item;
 #else
     return index < PyList_GET_SIZE(list) ? Py_XNewRef(PyList_GET_ITEM(list, index)) : NULL;
 #endif
 }
 
-/* Critical sections exist where threads run at once; elsewhere the GIL is enough. */
+/* Critical sections exist where threads run at once; elsewhere the GIL is enough.  What is remembered has a lock of the
+ * system's: a PyMutex may be handed to a thread that doesn't run yet, and a fork() then leaves it locked for ever. */
 #ifdef Py_GIL_DISABLED
+#include <pthread.h>
 #define FP_BEGIN_OBJECT(object) Py_BEGIN_CRITICAL_SECTION(object)
 #define FP_END_OBJECT()         Py_END_CRITICAL_SECTION()
-typedef PyMutex fp_mutex;
-#define FP_LOCK(mutex)   PyMutex_Lock(&(mutex))
-#define FP_UNLOCK(mutex) PyMutex_Unlock(&(mutex))
+extern pthread_mutex_t fp_memory_lock; /* memo.c */
+#define FP_LOCK()   pthread_mutex_lock(&fp_memory_lock)
+#define FP_UNLOCK() pthread_mutex_unlock(&fp_memory_lock)
 #else
 #define FP_BEGIN_OBJECT(object) {
 #define FP_END_OBJECT()         }
-typedef char fp_mutex;
-#define FP_LOCK(mutex)          ((void)(mutex))
-#define FP_UNLOCK(mutex)        ((void)(mutex))
+#define FP_LOCK()
+#define FP_UNLOCK()
 #endif
 
 static inline PyObject *fp_frame_globals(PyFrameObject *frame)
@@ -89,6 +116,30 @@ static inline PyObject *fp_frame_globals(PyFrameObject *frame)
 #endif
 }
 
+static inline PyObject *fp_type_namespace(PyObject *type)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyType_GetDict((PyTypeObject *)type);
+#else
+    return Py_XNewRef(((PyTypeObject *)type)->tp_dict);
+#endif
+}
+
+/* Names of variables, arguments first; and the instructions as the compiler made them. */
+#if PY_VERSION_HEX >= 0x030B0000
+#define fp_code_variables    PyCode_GetVarnames
+#define fp_code_instructions PyCode_GetCode
+#else
+static inline PyObject *fp_code_variables(PyCodeObject *code)
+{
+    return Py_NewRef(code->co_varnames);
+}
+static inline PyObject *fp_code_instructions(PyCodeObject *code)
+{
+    return Py_NewRef(code->co_code);
+}
+#endif
+
 /* A number that a type has for as long as neither it nor a base changes, and no other type ever; 0: none. */
 static inline unsigned fp_type_version(PyTypeObject *type)
 {
@@ -98,6 +149,10 @@ static inline unsigned fp_type_version(PyTypeObject *type)
 #endif
     return __atomic_load_n(&type->tp_version_tag, __ATOMIC_RELAXED);
 }
+
+/* What the name means for objects of the type, by the dictionaries of the type and its bases: runs no code and raises
+ * nothing, whatever the metaclass is.  Borrowed: for comparisons only; NULL: nothing. */
+#define fp_class_value(type, name) ((const PyObject *)_PyType_Lookup(type, name))
 
 /* The value of a local variable of the frame, a new reference; NULL with an exception. */
 static inline PyObject *fp_frame_variable(PyObject *frame, PyObject *name)

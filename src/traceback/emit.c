@@ -66,6 +66,39 @@ static int emit_all(struct output *out, PyObject *texts)
     return 0;
 }
 
+/* Each text of an iterable (which it takes) as it comes: what was there before one fails is in the list. */
+static int emit_each(struct output *out, PyObject *iterable)
+{
+    PyObject *iterator = iterable != NULL ? PyObject_GetIter(iterable) : NULL, *text;
+    int result = iterator != NULL ? 0 : -1;
+    while (result == 0 && (text = PyIter_Next(iterator)) != NULL)
+        result = emit(out, text);
+    if (PyErr_Occurred())
+        result = -1;
+    Py_XDECREF(iterator);
+    Py_XDECREF(iterable);
+    return result;
+}
+
+/* The frames, below the line that says so. */
+static int emit_stack(struct output *out, struct fp_node *node, PyObject *heading, char mark)
+{
+    if (node->extracted != NULL) {
+        int any = PyObject_IsTrue(node->extracted);
+        if (any <= 0)
+            return any;
+    }
+    else if (node->stack == NULL && node->failed.type == NULL)
+        return 0;
+    if (emit_marked(out, Py_NewRef(heading), mark) < 0)
+        return -1;
+    if (node->failed.type != NULL)
+        fp_error_raise(&node->failed);
+    else if (node->extracted != NULL)
+        return emit_each(out, PyObject_CallMethodObjArgs(node->extracted, out->tree->call->tb->s.format, NULL));
+    return node->stack != NULL ? emit_all(out, node->stack) : -1;
+}
+
 static PyObject *final_line(struct fp_tb *tb, const struct fp_node *node)
 {
     if (PyUnicode_CheckExact(node->str)) {
@@ -73,21 +106,28 @@ static PyObject *final_line(struct fp_tb *tb, const struct fp_node *node)
             return PyUnicode_FromFormat("%U\n", node->type);
         return PyUnicode_FromFormat("%U: %U\n", node->type, node->str);
     }
-    PyObject *function, *line;
-    if (fp_dict_get(tb->std_dict, tb->s._format_final_exc_line, &function) <= 0)
-        return NULL;
-    line = PyObject_CallFunctionObjArgs(function, node->type, node->str, NULL);
-    Py_DECREF(function);
+    PyObject *function = fp_global(tb->std_dict, tb->s._format_final_exc_line);
+    PyObject *line = function != NULL ? PyObject_CallFunctionObjArgs(function, node->type, node->str, NULL) : NULL;
+    Py_XDECREF(function);
     return line;
+}
+
+int fp_str(PyObject *object, PyObject **text)
+{
+    *text = NULL;
+    if (PyErr_CheckSignals() < 0)
+        return -1;
+    *text = PyObject_Str(object);
+    if (*text == NULL)
+        PyErr_Clear();
+    return 0;
 }
 
 static int emit_note(struct output *out, PyObject *note)
 {
-    PyObject *text = PyObject_Str(note), *newline = PyUnicode_FromString("\n"), *lines = NULL;
-    if (text == NULL) {
-        PyErr_Clear();
+    PyObject *text, *newline = PyUnicode_FromString("\n"), *lines = NULL;
+    if (fp_str(note, &text) == 0 && text == NULL)
         text = PyUnicode_FromString("<note str() failed>");
-    }
     if (text != NULL && newline != NULL)
         lines = PyUnicode_Split(text, newline, -1);
     int result = lines != NULL ? 0 : -1;
@@ -103,14 +143,8 @@ static int emit_note(struct output *out, PyObject *note)
 static int emit_exception(struct output *out, const struct fp_node *node)
 {
     struct fp_tb *tb = out->tree->call->tb;
-    if (node->standard != NULL) {
-        PyObject *lines = PyObject_CallMethodObjArgs(node->standard, tb->s.format_exception_only, NULL);
-        PyObject *list = lines != NULL ? PySequence_List(lines) : NULL;
-        int result = list != NULL ? emit_all(out, list) : -1;
-        Py_XDECREF(lines);
-        Py_XDECREF(list);
-        return result;
-    }
+    if (node->standard != NULL)
+        return emit_each(out, PyObject_CallMethodObjArgs(node->standard, tb->s.format_exception_only, NULL));
     if (node->lines != NULL ? emit_all(out, node->lines) < 0 : emit(out, final_line(tb, node)) < 0)
         return -1;
     for (Py_ssize_t i = 0; node->notes != NULL && i < PyList_GET_SIZE(node->notes); i++) {
@@ -151,14 +185,13 @@ static int emit_member(struct output *out, const struct fp_node *group, Py_ssize
     return result;
 }
 
-static int emit_group(struct output *out, const struct fp_node *node)
+static int emit_group(struct output *out, struct fp_node *node)
 {
     struct fp_tb *tb = out->tree->call->tb;
     bool outermost = out->depth == 0;
     if (outermost)
         out->depth++;
-    if (node->stack != NULL &&
-        (emit_marked(out, Py_NewRef(tb->group_heading), outermost ? '+' : '|') < 0 || emit_all(out, node->stack) < 0))
+    if (emit_stack(out, node, tb->group_heading, outermost ? '+' : '|') < 0)
         return -1;
     if (emit_exception(out, node) < 0)
         return -1;
@@ -172,11 +205,11 @@ static int emit_group(struct output *out, const struct fp_node *node)
     return 0;
 }
 
-static int emit_one(struct output *out, const struct fp_node *node)
+static int emit_one(struct output *out, struct fp_node *node)
 {
     struct fp_tb *tb = out->tree->call->tb;
     if (node->members < 0) {
-        if (node->stack != NULL && (emit(out, Py_NewRef(tb->heading)) < 0 || emit_all(out, node->stack) < 0))
+        if (emit_stack(out, node, tb->heading, '|') < 0)
             return -1;
         return emit_exception(out, node);
     }

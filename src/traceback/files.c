@@ -17,6 +17,7 @@ void fp_call_begin(struct fp_call *call, struct fp_tb *tb)
     call->capacity = FP_INLINE_SOURCES;
     call->used = 0;
     call->all_checked = true;
+    call->rendering = call->counted = false;
     memset(call->inline_sources, 0, sizeof call->inline_sources);
 }
 
@@ -85,18 +86,25 @@ static bool is_in_angles(PyObject *filename)
     return length == 0 || (PyUnicode_READ_CHAR(filename, 0) == '<' && PyUnicode_READ_CHAR(filename, length - 1) == '>');
 }
 
-/* What the cache's entry means for us.  An entry of another form than linecache makes is left to linecache. */
+/* What the cache's entry means for us.  An entry of another form than linecache makes is left to linecache, and so is
+ * everything in a cache of another type, which code that ran meanwhile may have put there. */
 static int look_up(struct fp_call *call, struct fp_source *source)
 {
-    PyObject *cache, *entry;
-    if (fp_dict_get(call->tb->linecache_dict, call->tb->s.cache, &cache) <= 0)
+    PyObject *cache = fp_global(call->tb->linecache_dict, call->tb->s.cache), *entry;
+    if (cache == NULL)
         return -1;
-    int found = PyDict_CheckExact(cache) ? fp_dict_get(cache, source->filename, &entry) : -1;
+    bool foreign = !PyDict_CheckExact(cache);
+    int found = foreign ? 0 : fp_dict_get(cache, source->filename, &entry);
     Py_DECREF(cache);
     Py_CLEAR(source->entry);
     Py_CLEAR(source->lines);
     if (found < 0)
         return -1;
+    if (foreign) {
+        source->how = FP_FOREIGN;
+        call->all_checked = false;
+        return 0;
+    }
     source->how = is_in_angles(source->filename) ? FP_NOTHING : FP_ABSENT;
     if (found == 0)
         return 0;
@@ -113,8 +121,8 @@ static int look_up(struct fp_call *call, struct fp_source *source)
 
 static int call_lazycache(struct fp_call *call, struct fp_source *source, PyFrameObject *frame)
 {
-    PyObject *function, *globals, *result = NULL;
-    if (fp_dict_get(call->tb->linecache_dict, call->tb->s.lazycache, &function) <= 0)
+    PyObject *function = fp_global(call->tb->linecache_dict, call->tb->s.lazycache), *globals, *result = NULL;
+    if (function == NULL)
         return -1;
     globals = fp_frame_globals(frame);
     if (globals != NULL)
@@ -142,7 +150,7 @@ int fp_source_add(struct fp_call *call, struct fp_item *item)
         if (look_up(call, source) < 0)
             return -1;
     }
-    if (source->how == FP_ABSENT)
+    if (source->how == FP_ABSENT || source->how == FP_FOREIGN)
         return call_lazycache(call, source, item->frame) < 0 || look_up(call, source) < 0 ? -1 : 0;
     return 0;
 }
@@ -156,7 +164,7 @@ static struct fp_file *file_place(struct fp_tb *tb, PyObject *filename)
 static void recall(struct fp_tb *tb, struct fp_source *source)
 {
     source->known = false;
-    FP_LOCK(tb->lock);
+    FP_LOCK();
     const struct fp_file *file = tb->files != NULL ? file_place(tb, source->filename) : NULL;
     if (file != NULL && file->filename == source->filename && file->size == PyTuple_GET_ITEM(source->entry, 0) &&
         file->mtime == PyTuple_GET_ITEM(source->entry, 1) && file->fullname == PyTuple_GET_ITEM(source->entry, 3)) {
@@ -164,12 +172,12 @@ static void recall(struct fp_tb *tb, struct fp_source *source)
         source->stamp = file->stamp;
         source->known = true;
     }
-    FP_UNLOCK(tb->lock);
+    FP_UNLOCK();
 }
 
 static void remember(struct fp_tb *tb, const struct fp_source *source)
 {
-    FP_LOCK(tb->lock);
+    FP_LOCK();
     if (tb->files == NULL)
         tb->files = PyMem_RawCalloc(FP_FILES, sizeof *tb->files);
     if (tb->files != NULL) {
@@ -186,7 +194,7 @@ static void remember(struct fp_tb *tb, const struct fp_source *source)
         Py_XDECREF(old.fullname);
         Py_XDECREF(old.path);
     }
-    FP_UNLOCK(tb->lock);
+    FP_UNLOCK();
 }
 
 void fp_files_clear(struct fp_tb *tb)
@@ -218,13 +226,22 @@ static bool take_stamp(const char *path, struct fp_stamp *stamp)
 
 static int call_checkcache(struct fp_call *call, struct fp_source *source)
 {
-    PyObject *function, *result;
-    if (fp_dict_get(call->tb->linecache_dict, call->tb->s.checkcache, &function) <= 0)
+    PyObject *function = fp_global(call->tb->linecache_dict, call->tb->s.checkcache), *result;
+    if (function == NULL)
         return -1;
     result = PyObject_CallFunctionObjArgs(function, source->filename, NULL);
     Py_DECREF(function);
     Py_XDECREF(result);
     return result != NULL ? 0 : -1;
+}
+
+/* Nothing is to be checked any more: it has just been. */
+static void settle(struct fp_source *source)
+{
+    if (source->how == FP_UNCHECKED)
+        source->how = FP_CACHED;
+    else if (source->how == FP_ABSENT || source->how == FP_FOREIGN)
+        source->how = FP_ASK;
 }
 
 static bool can_remember(const struct fp_source *source)
@@ -240,8 +257,8 @@ static int check_slowly(struct fp_call *call, struct fp_source *source)
     bool able = can_remember(source), before = false;
     if (able && source->path == NULL) {
         source->path = PyUnicode_EncodeFSDefault(PyTuple_GET_ITEM(source->entry, 3));
-        if (source->path == NULL)
-            PyErr_Clear();
+        if (source->path == NULL && !fp_clear(PyExc_UnicodeEncodeError)) /* a name that no file has */
+            return -1;
     }
     able = able && source->path != NULL &&
            strlen(PyBytes_AS_STRING(source->path)) == (size_t)PyBytes_GET_SIZE(source->path);
@@ -257,16 +274,22 @@ static int check_slowly(struct fp_call *call, struct fp_source *source)
     struct fp_stamp after;
     if (kept && before && take_stamp(PyBytes_AS_STRING(source->path), &after) && same_stamp(&after, &source->now))
         remember(call->tb, source);
-    if (source->how == FP_UNCHECKED)
-        source->how = FP_CACHED;
-    else if (source->how == FP_ABSENT)
-        source->how = FP_ASK;
+    settle(source);
     return 0;
 }
 
 static bool is_to_check(const struct fp_source *source)
 {
     return source->filename != NULL && source->how == FP_UNCHECKED;
+}
+
+/* Where the cache is of another type. */
+static int check_foreign(struct fp_call *call, struct fp_source *source)
+{
+    if (source->filename == NULL || source->how != FP_FOREIGN)
+        return 0;
+    source->how = FP_ASK;
+    return call_checkcache(call, source);
 }
 
 /* linecache.checkcache() for each file of the call that it hasn't been called for. */
@@ -288,6 +311,8 @@ int fp_sources_check(struct fp_call *call)
     Py_END_ALLOW_THREADS for (size_t i = 0; i < count; i++)
     {
         struct fp_source *source = &call->sources[i];
+        if (check_foreign(call, source) < 0)
+            return -1;
         if (!is_to_check(source))
             continue;
         if (source->known)
@@ -301,21 +326,15 @@ int fp_sources_check(struct fp_call *call)
 
 static int ask(struct fp_call *call, struct fp_source *source, int lineno, PyObject **line)
 {
-    PyObject *function, *number = PyLong_FromLong(lineno);
-    if (number == NULL || fp_dict_get(call->tb->linecache_dict, call->tb->s.getline, &function) <= 0) {
-        Py_XDECREF(number);
-        return -1;
-    }
-    *line = PyObject_CallFunctionObjArgs(function, source->filename, number, NULL);
-    Py_DECREF(number);
-    Py_DECREF(function);
-    if (*line == NULL || look_up(call, source) < 0)
-        return -1;
-    if (source->how == FP_UNCHECKED)
-        source->how = FP_CACHED; /* read a moment ago */
-    else if (source->how == FP_ABSENT)
-        source->how = FP_ASK;
-    return 0;
+    PyObject *function = fp_global(call->tb->linecache_dict, call->tb->s.getline);
+    PyObject *number = function != NULL ? PyLong_FromLong(lineno) : NULL;
+    *line = number != NULL ? PyObject_CallFunctionObjArgs(function, source->filename, number, NULL) : NULL;
+    Py_XDECREF(number);
+    Py_XDECREF(function);
+    if (*line != NULL && look_up(call, source) < 0)
+        Py_CLEAR(*line);
+    settle(source);
+    return *line != NULL ? 0 : -1;
 }
 
 /* linecache.getline(): NULL for no line.  The line need not be a str. */

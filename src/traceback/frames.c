@@ -25,17 +25,16 @@ static enum fp_answer read_limit(struct fp_tb *tb, PyObject *limit, struct exten
         Py_XDECREF(global);
         return FP_DONE;
     }
+    int overflow = 0;
     bool number = PyLong_CheckExact(limit);
-    Py_ssize_t value = number ? PyLong_AsSsize_t(limit) : 0;
+    long long value = number ? PyLong_AsLongLongAndOverflow(limit, &overflow) : 0;
     Py_XDECREF(global);
-    if (!number || (value == -1 && PyErr_Occurred()) || value < -PY_SSIZE_T_MAX) {
-        PyErr_Clear();
+    if (!number || overflow != 0 || value < -PY_SSIZE_T_MAX)
         return FP_DECLINE;
-    }
     if (value >= 0)
-        extent->count = value;
+        extent->count = (Py_ssize_t)value;
     else
-        *extent = (struct extent){given ? -value : 0, given};
+        *extent = (struct extent){given ? (Py_ssize_t)-value : 0, given};
     return FP_DONE;
 }
 
@@ -82,15 +81,15 @@ static bool has_plain_names(const struct fp_item *item)
     return PyUnicode_CheckExact(item->filename) && PyUnicode_CheckExact(item->name);
 }
 
-/* The line of an entry that carries no columns; -1: it has none, or a strange one. */
+/* The line of an entry that carries no columns; -1: it has none, or a strange one; or an exception. */
 static int line_of(struct fp_tb *tb, PyTracebackObject *entry)
 {
+    int overflow;
     if (entry->tb_lineno != -1)
         return entry->tb_lineno;
     PyObject *lineno = PyObject_GetAttr((PyObject *)entry, tb->s.tb_lineno); /* which may find it out now */
-    long found = lineno != NULL && PyLong_Check(lineno) ? PyLong_AsLong(lineno) : -1;
+    long found = lineno != NULL && PyLong_Check(lineno) ? PyLong_AsLongAndOverflow(lineno, &overflow) : -1;
     Py_XDECREF(lineno);
-    PyErr_Clear();
     return (int)found;
 }
 
@@ -101,13 +100,14 @@ static void take_code(struct fp_item *item)
     item->name = item->code->co_name;
 }
 
-static void fill(struct fp_tb *tb, struct fp_item *item, PyTracebackObject *entry, bool columns)
+static int fill(struct fp_tb *tb, struct fp_item *item, PyTracebackObject *entry, bool columns)
 {
     memset(item, 0, sizeof *item);
     item->frame = (PyFrameObject *)Py_NewRef((PyObject *)entry->tb_frame);
     take_code(item);
     item->kind = columns && entry->tb_lasti >= 0 ? FP_CARETS : FP_PLAIN;
     item->at = item->kind == FP_CARETS ? entry->tb_lasti : line_of(tb, entry);
+    return item->at < 0 && PyErr_Occurred() ? -1 : 0;
 }
 
 /* Drops all but the frames that the walk meets last. */
@@ -154,7 +154,10 @@ static enum fp_answer take_traceback(struct fp_tb *tb, PyObject *traceback, PyOb
     }
     PyObject *at = Py_NewRef(traceback);
     while (at != NULL && items->count < count) {
-        fill(tb, &items->items[items->count++], (PyTracebackObject *)at, columns);
+        if (fill(tb, &items->items[items->count++], (PyTracebackObject *)at, columns) < 0) {
+            Py_DECREF(at);
+            return FP_ERROR;
+        }
         PyObject *next = next_of(at);
         Py_DECREF(at);
         at = next;
@@ -281,15 +284,14 @@ static int lines_match(struct fp_call *call, const struct fp_item *item, const s
 }
 
 /* Lines that are registered by code object, for code that has no file; only the interpreter's module asks for them. */
-bool fp_may_have_code_lines(struct fp_call *call, const struct fp_item *item)
+int fp_may_have_code_lines(struct fp_call *call, const struct fp_item *item)
 {
     PyObject *filename = item->filename, *registered;
     if (!call->tb->has.code_lines || PyUnicode_GET_LENGTH(filename) == 0 || PyUnicode_READ_CHAR(filename, 0) != '<')
-        return false;
-    if (fp_dict_get(call->tb->linecache_dict, call->tb->s._interactive_cache, &registered) <= 0) {
-        PyErr_Clear();
-        return true;
-    }
+        return 0;
+    int found = fp_dict_get(call->tb->linecache_dict, call->tb->s._interactive_cache, &registered);
+    if (found <= 0)
+        return found < 0 ? -1 : 1;
     bool any = !PyDict_CheckExact(registered) || PyDict_GET_SIZE(registered) > 0;
     Py_DECREF(registered);
     return any;
@@ -303,8 +305,12 @@ static enum fp_answer make_text(struct fp_call *call, struct fp_item *item, PyOb
     enum fp_answer answer = fp_fetch_lines(call, item, &line, &rest);
     if (answer != FP_DONE)
         return answer;
-    answer = fp_render(call, item, line, rest, text);
-    if (answer == FP_DONE && item->exact)
+    bool lasts = item->exact;
+    call->rendering = true;
+    answer = fp_render(call, item, line, rest, text, &lasts);
+    if (answer != FP_ERROR)
+        call->rendering = false;
+    if (answer == FP_DONE && lasts)
         fp_memo_store(call->tb, item, item->kind, line, rest, *text);
     Py_XDECREF(line);
     Py_XDECREF(rest);
@@ -318,7 +324,10 @@ static enum fp_answer recall(struct fp_call *call, struct fp_item *item, PyObjec
     *text = NULL;
     if (item->summary != NULL)
         return FP_DONE;
-    item->exact = !fp_may_have_code_lines(call, item);
+    int others = fp_may_have_code_lines(call, item);
+    if (others < 0)
+        return FP_ERROR;
+    item->exact = others == 0;
     if (!item->exact || !fp_memo_find(call->tb, item, item->kind, &memo))
         return fp_locate(item);
     item->lineno = memo.lineno;

@@ -79,9 +79,8 @@ static PyObject *get(PyObject *self, PyObject *name)
         if (PyUnicode_CompareWithASCIIString(name, described[i]) == 0)
             return PyObject_GetAttr(function->standard, name);
     value = PyObject_GenericGetAttr(self, name);
-    if (value != NULL || !PyErr_ExceptionMatches(PyExc_AttributeError))
+    if (value != NULL || !fp_clear(PyExc_AttributeError))
         return value;
-    PyErr_Clear();
     return PyObject_GetAttr(function->standard, name);
 }
 
@@ -110,13 +109,15 @@ static PyObject *reduce(PyObject *self, PyObject *unused)
     if ((name = PyObject_GetAttrString(function->standard, "__qualname__")) == NULL)
         return NULL;
     module = PyImport_ImportModule("traceback");
-    if (module == NULL || (found = PyObject_GetAttr(module, name)) == NULL)
-        PyErr_Clear();
+    if (module != NULL)
+        found = PyObject_GetAttr(module, name);
     Py_XDECREF(module);
     Py_XDECREF(found);
     if (found == self)
         return name;
     Py_DECREF(name);
+    if (found == NULL && !fp_clear(PyExc_AttributeError) && !fp_clear(PyExc_ImportError))
+        return NULL;
     PyObject *operators = PyImport_ImportModule("operator"), *getter = NULL, *result = NULL;
     if (operators != NULL)
         getter = PyObject_CallMethod(operators, "itemgetter", "i", 0);

@@ -27,14 +27,10 @@ static bool is_of_interest(PyObject *key, PyObject *value, bool of_class)
 {
     if (!PyUnicode_Check(key))
         return false;
-    const char *name = PyUnicode_AsUTF8(key);
-    if (name == NULL) {
-        PyErr_Clear();
+    if (!of_class && PyUnicode_GET_LENGTH(key) > 1 && PyUnicode_READ_CHAR(key, 0) == '_' &&
+        PyUnicode_READ_CHAR(key, 1) == '_')
         return false;
-    }
-    if (!of_class && name[0] == '_' && name[1] == '_')
-        return false;
-    return strcmp(name, "_colorize") != 0 && strstr(Py_TYPE(value)->tp_name, "lazy") == NULL;
+    return PyUnicode_CompareWithASCIIString(key, "_colorize") != 0 && strstr(Py_TYPE(value)->tp_name, "lazy") == NULL;
 }
 
 static int watch(struct fp_tb *tb, PyObject *dict, bool of_class)
@@ -65,11 +61,7 @@ static int watch(struct fp_tb *tb, PyObject *dict, bool of_class)
 
 static int watch_class(struct fp_tb *tb, PyObject *type)
 {
-#if PY_VERSION_HEX >= 0x030C0000
-    PyObject *dict = PyType_GetDict((PyTypeObject *)type);
-#else
-    PyObject *dict = Py_XNewRef(((PyTypeObject *)type)->tp_dict);
-#endif
+    PyObject *dict = fp_type_namespace(type);
     int result = dict != NULL ? watch(tb, dict, true) : -1;
     Py_XDECREF(dict);
     return result;
@@ -84,18 +76,17 @@ static PyObject *module_dict(const char *name)
 }
 
 /* Records ast.parse, unless it has been replaced already: then it isn't defined in ast. */
-static bool take_parser(struct fp_tb *tb, PyObject *ast)
+static enum fp_answer take_parser(struct fp_tb *tb, PyObject *ast)
 {
     PyObject *parse, *dict = PyModule_Check(ast) ? PyModule_GetDict(ast) : NULL;
-    if (dict == NULL || fp_dict_get(dict, tb->s.parse, &parse) <= 0) {
-        PyErr_Clear();
-        return false;
-    }
+    int found = dict != NULL ? fp_dict_get(dict, tb->s.parse, &parse) : 0;
+    if (found <= 0)
+        return found < 0 ? FP_ERROR : FP_DECLINE;
     bool own = PyFunction_Check(parse) && PyFunction_GET_GLOBALS(parse) == dict;
     if (own && tb->guard.ast_parse == NULL)
         tb->guard.ast_parse = Py_NewRef(parse);
     Py_DECREF(parse);
-    return own;
+    return own ? FP_DONE : FP_DECLINE;
 }
 
 int fp_guard_init(struct fp_tb *tb)
@@ -104,13 +95,13 @@ int fp_guard_init(struct fp_tb *tb)
     guard->watcher = -1;
 #if FP_HAS_WATCHERS
     guard->watcher = PyDict_AddWatcher(changed);
-    if (guard->watcher < 0)
-        PyErr_Clear(); /* all taken: then each call compares everything */
+    if (guard->watcher < 0 && !fp_clear(PyExc_RuntimeError)) /* all taken: then each call compares everything */
+        return -1;
 #endif
     if ((guard->os_dict = module_dict("os")) == NULL || (guard->builtins_dict = module_dict("builtins")) == NULL)
         return -1;
-    if (fp_dict_get(guard->os_dict, tb->s.stat, &guard->stat) <= 0 ||
-        fp_dict_get(guard->builtins_dict, tb->s.print, &guard->print) <= 0)
+    if ((guard->stat = fp_global(guard->os_dict, tb->s.stat)) == NULL ||
+        (guard->print = fp_global(guard->builtins_dict, tb->s.print)) == NULL)
         return -1;
     if (watch(tb, tb->std_dict, false) < 0 || watch(tb, tb->linecache_dict, false) < 0 ||
         watch_class(tb, tb->TracebackException) < 0 || watch_class(tb, tb->StackSummary) < 0 ||
@@ -124,7 +115,7 @@ void fp_guard_clear(struct fp_tb *tb)
     struct fp_guard *guard = &tb->guard;
 #if FP_HAS_WATCHERS
     if (guard->watcher >= 0 && PyDict_ClearWatcher(guard->watcher) < 0)
-        PyErr_Clear();
+        PyErr_WriteUnraisable(NULL);
     guard->watcher = -1;
 #endif
     for (int i = 0; i < guard->count; i++) {
@@ -139,126 +130,140 @@ void fp_guard_clear(struct fp_tb *tb)
     Py_CLEAR(guard->ast_parse);
 }
 
-static bool same_class_method(struct fp_tb *tb, PyObject *found, PyObject *seen);
+static int same_class_method(struct fp_tb *tb, PyObject *found, PyObject *seen);
 
-/* Our own function in the place of the interpreter's is no replacement: install() puts it there. */
-static bool same(struct fp_tb *tb, PyObject *found, PyObject *seen)
+/* Our own function in the place of the interpreter's is no replacement: install() puts it there.  -1: an exception. */
+static int same(struct fp_tb *tb, PyObject *found, PyObject *seen)
 {
-    return found == seen ||
-           (Py_TYPE(found) == (PyTypeObject *)tb->function_type && fp_function_standard(found) == seen) ||
-           same_class_method(tb, found, seen);
+    if (found == seen || (Py_TYPE(found) == (PyTypeObject *)tb->function_type && fp_function_standard(found) == seen))
+        return 1;
+    return Py_TYPE(found) == &PyClassMethod_Type && Py_TYPE(seen) == &PyClassMethod_Type
+               ? same_class_method(tb, found, seen)
+               : 0;
 }
 
-static bool same_class_method(struct fp_tb *tb, PyObject *found, PyObject *seen)
+static int same_class_method(struct fp_tb *tb, PyObject *found, PyObject *seen)
 {
-    if (Py_TYPE(found) != &PyClassMethod_Type || Py_TYPE(seen) != &PyClassMethod_Type)
-        return false;
-    PyObject *now = PyObject_GetAttrString(found, "__func__"), *then = PyObject_GetAttrString(seen, "__func__");
-    bool result = now != NULL && then != NULL && same(tb, now, then);
+    PyObject *now = PyObject_GetAttrString(found, "__func__");
+    PyObject *then = now != NULL ? PyObject_GetAttrString(seen, "__func__") : NULL;
+    int result = then != NULL ? same(tb, now, then) : -1;
     Py_XDECREF(now);
     Py_XDECREF(then);
-    PyErr_Clear();
     return result;
 }
 
-static bool compare(struct fp_tb *tb)
+/* Whether each recorded name still has its value. */
+static enum fp_answer compare_one(struct fp_tb *tb, const struct fp_watched *watched)
 {
-    for (int i = 0; i < tb->guard.count; i++) {
-        const struct fp_watched *watched = &tb->guard.watched[i];
-        for (Py_ssize_t pair = 0; pair < PyTuple_GET_SIZE(watched->seen); pair += 2) {
-            PyObject *found;
-            if (fp_dict_get(watched->dict, PyTuple_GET_ITEM(watched->seen, pair), &found) <= 0) {
-                PyErr_Clear();
-                return false;
-            }
-            bool equal = same(tb, found, PyTuple_GET_ITEM(watched->seen, pair + 1));
-            Py_DECREF(found);
-            if (!equal)
-                return false;
+    for (Py_ssize_t pair = 0; pair < PyTuple_GET_SIZE(watched->seen); pair += 2) {
+        PyObject *value;
+        int found = fp_dict_get(watched->dict, PyTuple_GET_ITEM(watched->seen, pair), &value);
+        if (found > 0) {
+            found = same(tb, value, PyTuple_GET_ITEM(watched->seen, pair + 1));
+            Py_DECREF(value);
         }
+        if (found <= 0)
+            return found < 0 ? FP_ERROR : FP_DECLINE;
     }
-    return true;
+    return FP_DONE;
 }
 
-static bool recorded(struct fp_tb *tb)
+static enum fp_answer compare(struct fp_tb *tb)
+{
+    enum fp_answer answer = FP_DONE;
+    for (int i = 0; i < tb->guard.count && answer == FP_DONE; i++)
+        answer = compare_one(tb, &tb->guard.watched[i]);
+    return answer;
+}
+
+#if FP_HAS_WATCHERS
+static enum fp_answer recorded(struct fp_tb *tb)
 {
     struct fp_guard *guard = &tb->guard;
-#if FP_HAS_WATCHERS
     uint64_t now = atomic_load_explicit(&generation, memory_order_relaxed);
     if (guard->watcher < 0)
         return compare(tb);
     if (now == __atomic_load_n(&guard->generation, __ATOMIC_ACQUIRE))
-        return __atomic_load_n(&guard->intact, __ATOMIC_RELAXED);
-    bool intact = compare(tb);
-    __atomic_store_n(&guard->intact, intact, __ATOMIC_RELAXED);
-    __atomic_store_n(&guard->generation, now, __ATOMIC_RELEASE);
-    return intact;
+        return __atomic_load_n(&guard->intact, __ATOMIC_RELAXED) ? FP_DONE : FP_DECLINE;
+    enum fp_answer answer = compare(tb);
+    if (answer != FP_ERROR) {
+        __atomic_store_n(&guard->intact, answer == FP_DONE, __ATOMIC_RELAXED);
+        __atomic_store_n(&guard->generation, now, __ATOMIC_RELEASE);
+    }
+    return answer;
+}
 #else
+static uint64_t version_of(const struct fp_watched *watched)
+{
+    return ((PyDictObject *)watched->dict)->ma_version_tag;
+}
+
+static enum fp_answer recorded(struct fp_tb *tb)
+{
+    struct fp_guard *guard = &tb->guard;
     bool equal = true;
     for (int i = 0; i < guard->count; i++)
-        equal &= guard->watched[i].version == ((PyDictObject *)guard->watched[i].dict)->ma_version_tag;
+        equal &= guard->watched[i].version == version_of(&guard->watched[i]);
     if (equal)
-        return guard->intact;
-    guard->intact = compare(tb);
-    for (int i = 0; i < guard->count; i++)
-        guard->watched[i].version = ((PyDictObject *)guard->watched[i].dict)->ma_version_tag;
-    return guard->intact;
+        return guard->intact ? FP_DONE : FP_DECLINE;
+    enum fp_answer answer = compare(tb);
+    guard->intact = answer == FP_DONE;
+    for (int i = 0; i < guard->count && answer != FP_ERROR; i++)
+        guard->watched[i].version = version_of(&guard->watched[i]);
+    return answer;
+}
 #endif
+
+PyObject *fp_global(PyObject *dict, PyObject *name)
+{
+    PyObject *value;
+    if (fp_dict_get(dict, name, &value) == 0)
+        PyErr_Format(PyExc_NameError, "name '%U' is not defined", name);
+    return value;
 }
 
-static bool holds(PyObject *dict, PyObject *name, PyObject *value)
+enum fp_answer fp_guard_holds(PyObject *dict, PyObject *name, const PyObject *value)
 {
     PyObject *found;
-    if (fp_dict_get(dict, name, &found) <= 0) {
-        PyErr_Clear();
-        return false;
-    }
+    int has = fp_dict_get(dict, name, &found);
+    if (has <= 0)
+        return has < 0 ? FP_ERROR : FP_DECLINE;
     Py_DECREF(found);
-    return found == value;
+    return found == value ? FP_DONE : FP_DECLINE;
 }
 
-/* The parser is the one that we have seen; one that isn't imported any more has been replaced too. */
-static bool has_same_parser(struct fp_tb *tb)
+/* The parser is the one that we have seen; one that isn't imported any more has been replaced too.  One that hasn't
+ * been imported yet can't have been. */
+static enum fp_answer has_same_parser(struct fp_tb *tb)
 {
     PyObject *ast;
     if (tb->has.carets == 0)
-        return true;
-    if (fp_dict_get(tb->modules, tb->s.ast, &ast) <= 0) {
-        PyErr_Clear();
-        return tb->guard.ast_parse == NULL;
-    }
-    bool same_one = tb->guard.ast_parse == NULL
-                        ? take_parser(tb, ast)
-                        : PyModule_Check(ast) && holds(PyModule_GetDict(ast), tb->s.parse, tb->guard.ast_parse);
+        return FP_DONE;
+    int found = fp_dict_get(tb->modules, tb->s.ast, &ast);
+    if (found < 0)
+        return FP_ERROR;
+    if (found == 0)
+        return tb->guard.ast_parse == NULL ? FP_DONE : FP_DECLINE;
+    enum fp_answer answer = FP_DECLINE;
+    if (tb->guard.ast_parse == NULL)
+        answer = take_parser(tb, ast);
+    else if (PyModule_Check(ast))
+        answer = fp_guard_holds(PyModule_GetDict(ast), tb->s.parse, tb->guard.ast_parse);
     Py_DECREF(ast);
-    return same_one;
+    return answer;
 }
 
-bool fp_guard_intact(struct fp_tb *tb)
+enum fp_answer fp_guard_intact(struct fp_tb *tb)
 {
-    return tb->has.pristine && recorded(tb) && holds(tb->guard.os_dict, tb->s.stat, tb->guard.stat) &&
-           has_same_parser(tb);
+    enum fp_answer answer = tb->has.pristine ? recorded(tb) : FP_DECLINE;
+    if (answer == FP_DONE)
+        answer = fp_guard_holds(tb->guard.os_dict, tb->s.stat, tb->guard.stat);
+    return answer == FP_DONE ? has_same_parser(tb) : answer;
 }
 
-/* The parser that carets come from is imported when it is first needed, as the interpreter's module does it. */
-bool fp_guard_ast(struct fp_tb *tb)
+bool fp_guard_inherits(PyTypeObject *type, PyObject *base, PyObject *name)
 {
-    if (tb->guard.ast_parse == NULL) {
-        PyObject *ast = PyImport_Import(tb->s.ast);
-        PyErr_Clear();
-        Py_XDECREF(ast);
-    }
-    return has_same_parser(tb) && tb->guard.ast_parse != NULL;
-}
-
-static bool is_own(PyObject *type, PyObject *base, PyObject *name)
-{
-    PyObject *found = PyObject_GetAttr(type, name), *own = found != NULL ? PyObject_GetAttr(base, name) : NULL;
-    bool same_one = own != NULL && found == own;
-    Py_XDECREF(found);
-    Py_XDECREF(own);
-    PyErr_Clear();
-    return same_one;
+    return fp_class_value(type, name) == fp_class_value((PyTypeObject *)base, name);
 }
 
 /* Whether exceptions of the type say by BaseException's own means what they hang together with. */
@@ -271,11 +276,11 @@ bool fp_guard_type(struct fp_tb *tb, PyTypeObject *type)
     if (version != 0 && __atomic_load_n(known, __ATOMIC_RELAXED) == version)
         return true;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (!is_own((PyObject *)type, PyExc_BaseException, names[i]))
+        if (!fp_guard_inherits(type, PyExc_BaseException, names[i]))
             return false;
 #if PY_VERSION_HEX >= 0x030B0000
     if (PyType_IsSubtype(type, (PyTypeObject *)PyExc_BaseExceptionGroup) &&
-        !is_own((PyObject *)type, PyExc_BaseExceptionGroup, tb->s.exceptions))
+        !fp_guard_inherits(type, PyExc_BaseExceptionGroup, tb->s.exceptions))
         return false;
 #endif
     if (version != 0 && version == fp_type_version(type))

@@ -8,6 +8,37 @@
 
 #include <string.h>
 
+#ifdef Py_GIL_DISABLED
+/* One for the process: nothing but copies of references is done under it. */
+pthread_mutex_t fp_memory_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void lock(void)
+{
+    FP_LOCK();
+}
+
+static void unlock(void)
+{
+    FP_UNLOCK();
+}
+
+static void start(void)
+{
+    pthread_atfork(lock, unlock, unlock);
+}
+
+int fp_memory_start(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    return pthread_once(&once, start) == 0 ? 0 : -1;
+}
+#else
+int fp_memory_start(void)
+{
+    return 0;
+}
+#endif
+
 static size_t place(const struct fp_item *item, int kind)
 {
     uintptr_t hash = (uintptr_t)FP_CODE_TABLE(item->code) >> 4;
@@ -37,7 +68,7 @@ static struct fp_memo *find(struct fp_tb *tb, const struct fp_item *item, int ki
 /* On success the caller holds what found holds, until fp_memo_release(). */
 bool fp_memo_find(struct fp_tb *tb, const struct fp_item *item, int kind, struct fp_memo *found)
 {
-    FP_LOCK(tb->lock);
+    FP_LOCK();
     const struct fp_memo *memo = tb->memos != NULL ? find(tb, item, kind) : NULL;
     if (memo != NULL) {
         *found = *memo;
@@ -45,7 +76,7 @@ bool fp_memo_find(struct fp_tb *tb, const struct fp_item *item, int kind, struct
         Py_XINCREF(found->rest);
         Py_INCREF(found->text);
     }
-    FP_UNLOCK(tb->lock);
+    FP_UNLOCK();
     return memo != NULL;
 }
 
@@ -87,7 +118,7 @@ void fp_memo_store(struct fp_tb *tb, const struct fp_item *item, int kind, PyObj
 {
     if (PyUnicode_GET_LENGTH(text) > FP_MEMO_TEXT || (line != NULL && PyUnicode_GET_LENGTH(line) > FP_MEMO_TEXT))
         return;
-    FP_LOCK(tb->lock);
+    FP_LOCK();
     if (tb->memos == NULL)
         tb->memos = PyMem_RawCalloc(FP_MEMOS + 1, sizeof *tb->memos);
     if (tb->memos != NULL) {
@@ -105,7 +136,7 @@ void fp_memo_store(struct fp_tb *tb, const struct fp_item *item, int kind, PyObj
                                  .lineno = item->lineno,
                                  .end_lineno = item->end_lineno};
     }
-    FP_UNLOCK(tb->lock);
+    FP_UNLOCK();
 }
 
 void fp_memos_clear(struct fp_tb *tb)

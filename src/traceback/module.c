@@ -1,5 +1,5 @@
 /* The extension module _traceback: its state, bound once to the interpreter's traceback module.  Normal context. */
-#include "tb.h"
+#include "rules.h"
 
 static struct fp_tb *state_of(PyObject *module)
 {
@@ -151,11 +151,17 @@ static PyObject *forget(PyObject *module, PyObject *unused)
 {
     struct fp_tb *tb = state_of(module);
     (void)unused;
-    FP_LOCK(tb->lock);
+    FP_LOCK();
     fp_memos_clear(tb);
     fp_files_clear(tb);
-    FP_UNLOCK(tb->lock);
+    FP_UNLOCK();
     Py_RETURN_NONE;
+}
+
+static PyObject *rules_fingerprint(PyObject *module, PyObject *unused)
+{
+    (void)unused;
+    return fp_rules_fingerprint(state_of(module));
 }
 
 static int execute(PyObject *module)
@@ -163,7 +169,7 @@ static int execute(PyObject *module)
     struct fp_tb *tb = state_of(module);
     tb->module = module;
     tb->guard.watcher = -1;
-    return intern_names(tb) < 0 || fp_function_type(module, tb) < 0 ? -1 : 0;
+    return fp_memory_start() < 0 || intern_names(tb) < 0 || fp_function_type(module, tb) < 0 ? -1 : 0;
 }
 
 static int traverse(PyObject *module, visitproc visit, void *arg)
@@ -209,10 +215,11 @@ static void destroy(void *module)
     clear(module);
 }
 
-static PyMethodDef methods[] = {{"bind", bind_standard, METH_VARARGS, NULL},
-                                {"forget", forget, METH_NOARGS, NULL},
-                                {"caret_text", caret_text, METH_VARARGS, NULL},
-                                {NULL, NULL, 0, NULL}};
+static PyMethodDef methods[] = {
+    {"bind", bind_standard, METH_VARARGS, NULL},          {"forget", forget, METH_NOARGS, NULL},
+    {"caret_text", caret_text, METH_VARARGS, NULL},       {"fingerprint", rules_fingerprint, METH_NOARGS, NULL},
+    {"owns", fp_rules_owns, METH_VARARGS, NULL},          {"takes", fp_rules_takes, METH_VARARGS, NULL},
+    {"generator_code", fp_rules_generator, METH_O, NULL}, {NULL, NULL, 0, NULL}};
 
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)execute},
 #if PY_VERSION_HEX >= 0x030C0000

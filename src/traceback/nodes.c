@@ -304,6 +304,10 @@ static void clear(struct fp_tree *tree)
         struct fp_node *node = &tree->nodes[i];
         Py_XDECREF(node->exc);
         Py_XDECREF(node->stack);
+        Py_XDECREF(node->extracted);
+        Py_XDECREF(node->failed.type);
+        Py_XDECREF(node->failed.value);
+        Py_XDECREF(node->failed.traceback);
         Py_XDECREF(node->type);
         Py_XDECREF(node->str);
         Py_XDECREF(node->lines);
@@ -329,7 +333,18 @@ static enum fp_answer is_walkable(struct fp_tb *tb, PyObject *value, PyObject *t
     return answer;
 }
 
-/* format_exception(): *list is a new list. */
+/* Of two failures the first one is raised: it may come from a signal.  False: there was none before. */
+static bool raise_first(struct fp_tree *tree)
+{
+    for (Py_ssize_t i = 0; i < tree->count; i++)
+        if (tree->nodes[i].failed.type != NULL) {
+            fp_error_raise(&tree->nodes[i].failed);
+            return true;
+        }
+    return false;
+}
+
+/* format_exception(): *list is a new list; after FP_ERROR it may hold what was written until then, or be NULL. */
 enum fp_answer fp_format_exception(struct fp_tb *tb, PyObject *value, PyObject *traceback, PyObject *limit,
                                    enum fp_scope scope, PyObject **list)
 {
@@ -346,11 +361,11 @@ enum fp_answer fp_format_exception(struct fp_tb *tb, PyObject *value, PyObject *
         answer = build(&tree, value, traceback) < 0 ? FP_ERROR : FP_DONE;
     else
         answer = build_recursively(&tree, value, traceback, 0, &root);
-    *list = answer == FP_DONE ? PyList_New(0) : NULL;
-    if (answer == FP_DONE && (*list == NULL || fp_tree_emit(&tree, scope, *list) < 0)) {
-        Py_CLEAR(*list);
+    if (answer != FP_DONE && raise_first(&tree))
         answer = FP_ERROR;
-    }
+    *list = answer == FP_DONE ? PyList_New(0) : NULL;
+    if (answer == FP_DONE && (*list == NULL || fp_tree_emit(&tree, scope, *list) < 0))
+        answer = FP_ERROR;
     clear(&tree);
     fp_call_end(&call);
     return answer;

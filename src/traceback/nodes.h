@@ -8,12 +8,14 @@
 /* One exception, captured in the order in which TracebackException captures it. */
 struct fp_node {
     PyObject *exc;
-    PyObject *stack;    /* a list of texts; NULL: no frames */
-    PyObject *type;     /* what its line starts with; NULL where standard is given */
-    PyObject *str;      /* str(exc); not always an exact str */
-    PyObject *lines;    /* in place of its line: a list, of a SyntaxError; else NULL */
-    PyObject *notes;    /* a list; NULL: none */
-    PyObject *standard; /* a TracebackException that gives the lines of exceptions of an uncommon form; else NULL */
+    PyObject *stack;        /* a list of texts; NULL: no frames, or one of the next two */
+    PyObject *extracted;    /* a StackSummary that gives the texts of frames of an uncommon form; else NULL */
+    struct fp_error failed; /* what making the texts has raised; type NULL: nothing */
+    PyObject *type;         /* what its line starts with; NULL where standard is given */
+    PyObject *str;          /* str(exc); not always an exact str */
+    PyObject *lines;        /* in place of its line: a list, of a SyntaxError; else NULL */
+    PyObject *notes;        /* a list; NULL: none */
+    PyObject *standard;     /* a TracebackException that gives the lines of exceptions of an uncommon form; else NULL */
     Py_ssize_t cause, context;        /* places in the tree; -1: none */
     Py_ssize_t first_member, members; /* of a group; members -1: not a group */
     bool suppress_context;
@@ -36,6 +38,10 @@ int fp_node_capture(struct fp_tree *tree, Py_ssize_t at, PyObject *traceback);
 
 /* syntax.c */
 enum fp_answer fp_syntax_lines(struct fp_tb *tb, PyObject *exc, PyObject *type, PyObject **lines);
+
+/* str() of any object, after the signals that have arrived have been handled: what their handlers raise is no failure
+ * of str().  -1: they raised.  *text NULL: str() failed, with whatever, as the interpreter's module takes it. */
+int fp_str(PyObject *object, PyObject **text);
 
 /* emit.c */
 int fp_append(PyObject *list, PyObject *text); /* takes the text; NULL: an exception */

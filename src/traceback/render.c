@@ -63,25 +63,35 @@ static enum fp_answer render_by_standard(struct fp_call *call, const struct fp_i
         return FP_ERROR;
     *text = PyObject_CallMethodObjArgs(tb->summary, tb->s.format_frame_summary, summary, NULL);
     Py_DECREF(summary);
-    if (*text != NULL && !PyUnicode_CheckExact(*text))
+    if (*text == NULL)
+        return FP_ERROR;
+    if (!PyUnicode_CheckExact(*text))
         Py_CLEAR(*text);
-    return *text != NULL ? FP_DONE : PyErr_Occurred() ? FP_ERROR : FP_DECLINE;
+    return *text != NULL ? FP_DONE : FP_DECLINE;
 }
 
-/* Whether our carets are the interpreter's: nobody has replaced its parser, and on a sample of code both were the same.
- */
-static bool carets_allowed(struct fp_tb *tb)
+/* The interpreter's parser warns of escapes that it doesn't know and of numbers that a word follows at once; what comes
+ * of that is for the program's filters to say, each time. */
+static bool may_warn(PyObject *line)
 {
-    if (!fp_guard_ast(tb))
-        return false;
-    if (__atomic_load_n(&tb->carets_checked, __ATOMIC_ACQUIRE) == 0) {
-        PyObject *same = PyObject_CallObject(tb->check_carets, NULL);
-        int value = same != NULL && PyObject_IsTrue(same) == 1 ? 1 : -1;
-        PyErr_Clear();
-        Py_XDECREF(same);
-        __atomic_store_n(&tb->carets_checked, value, __ATOMIC_RELEASE);
+    int kind = PyUnicode_KIND(line);
+    const void *data = PyUnicode_DATA(line);
+    Py_UCS4 before = 0;
+    for (Py_ssize_t i = 0; i < PyUnicode_GET_LENGTH(line); i++) {
+        Py_UCS4 c = PyUnicode_READ(kind, data, i);
+        if (c == '\\' || (before >= '0' && before <= '9' && (c == '_' || (c | 32) - 'a' < 26)))
+            return true;
+        before = c;
     }
-    return tb->carets_checked > 0;
+    return false;
+}
+
+static bool any_may_warn(PyObject *line, PyObject *rest)
+{
+    bool any = line != NULL && may_warn(line);
+    for (Py_ssize_t i = 0; rest != NULL && i < PyTuple_GET_SIZE(rest); i++)
+        any = any || may_warn(PyTuple_GET_ITEM(rest, i));
+    return any;
 }
 
 /* Declines what is left to the interpreter. */
@@ -95,8 +105,11 @@ enum fp_answer fp_render_own(struct fp_call *call, const struct fp_item *item, P
     enum fp_answer answer = FP_DECLINE;
     if (own && line == NULL && rest == NULL)
         answer = render_plain(item, NULL, text);
-    else if (own && columns && line != NULL && carets_allowed(tb))
-        answer = fp_carets(call, item, line, rest, text);
+    else if (own && columns && line != NULL) {
+        answer = fp_rules_known(call);
+        if (answer == FP_DONE)
+            answer = fp_carets(call, item, line, rest, text);
+    }
     else if (own && !columns && rest == NULL) {
         PyObject *stripped = fp_strip(line, true);
         if (stripped == NULL)
@@ -109,10 +122,11 @@ enum fp_answer fp_render_own(struct fp_call *call, const struct fp_item *item, P
 }
 
 enum fp_answer fp_render(struct fp_call *call, const struct fp_item *item, PyObject *line, PyObject *rest,
-                         PyObject **text)
+                         PyObject **text, bool *lasts)
 {
     enum fp_answer answer = fp_render_own(call, item, line, rest, text);
     if (answer != FP_DECLINE || call->tb->has.carets == 0)
         return answer;
+    *lasts = *lasts && !any_may_warn(line, rest);
     return render_by_standard(call, item, line, rest, text);
 }

@@ -94,9 +94,10 @@ static bool is_identifier(const Py_UCS4 *word, int length)
     if (ascii)
         return true;
     PyObject *name = PyUnicode_FromKindAndData(PyUnicode_4BYTE_KIND, word, length);
+    if (name == NULL)
+        PyErr_Clear(); /* no memory: it isn't known to be one, and the interpreter's parser is asked */
     bool valid = name != NULL && PyUnicode_IsIdentifier(name) == 1;
     Py_XDECREF(name);
-    PyErr_Clear();
     return valid;
 }
 

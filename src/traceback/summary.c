@@ -9,10 +9,8 @@ static int slot_offset(PyObject *type, const char *name, Py_ssize_t *offset)
 {
     PyObject *member = PyObject_GetAttrString(type, name);
     *offset = -1;
-    if (member == NULL) {
-        PyErr_Clear();
-        return 0;
-    }
+    if (member == NULL)
+        return fp_clear(PyExc_AttributeError) ? 0 : -1;
     if (Py_TYPE(member) == &PyMemberDescr_Type && ((PyMemberDescrObject *)member)->d_member->type == T_OBJECT_EX)
         *offset = ((PyMemberDescrObject *)member)->d_member->offset;
     Py_DECREF(member);
@@ -127,8 +125,9 @@ static enum fp_answer lines_of(struct fp_call *call, struct fp_item *item, PyObj
 static enum fp_answer make_summary(struct fp_call *call, struct fp_item *item, bool lazy, PyObject **summary)
 {
     PyObject *lines = NULL;
-    item->exact = lazy || !fp_may_have_code_lines(call, item);
-    enum fp_answer answer = item->exact ? fp_locate(item) : FP_DECLINE;
+    int others = lazy ? 0 : fp_may_have_code_lines(call, item);
+    item->exact = others == 0;
+    enum fp_answer answer = others < 0 ? FP_ERROR : item->exact ? fp_locate(item) : FP_DECLINE;
     if (answer == FP_DONE && lazy)
         lines = Py_NewRef(Py_None);
     else if (answer == FP_DONE)
@@ -178,10 +177,10 @@ static PyObject *member(PyObject *summary, Py_ssize_t offset)
 /* False: neither None, which is -1, nor a number that a line or column can have. */
 static bool read_number(PyObject *summary, Py_ssize_t offset, int *number)
 {
+    int overflow;
     PyObject *value = member(summary, offset);
-    long found = PyLong_CheckExact(value) ? PyLong_AsLong(value) : -1;
+    long found = PyLong_CheckExact(value) ? PyLong_AsLongAndOverflow(value, &overflow) : -1;
     bool good = value == Py_None || (found >= 0 && found <= INT_MAX);
-    PyErr_Clear();
     Py_DECREF(value);
     *number = (int)found;
     return good;
@@ -271,10 +270,10 @@ static enum fp_answer split(PyObject *lines, int count, PyObject **line, PyObjec
 /* Where lines are kept stripped, one that nevertheless has blanks only is shown. */
 static bool is_blank(PyObject *line)
 {
-    PyObject *stripped = fp_strip(line, true);
-    bool blank = stripped != NULL && PyUnicode_GET_LENGTH(stripped) == 0 && PyUnicode_GET_LENGTH(line) > 0;
-    PyErr_Clear();
-    Py_XDECREF(stripped);
+    Py_ssize_t length = PyUnicode_GET_LENGTH(line);
+    bool blank = length > 0;
+    for (Py_ssize_t i = 0; i < length; i++)
+        blank &= Py_UNICODE_ISSPACE(PyUnicode_READ_CHAR(line, i)) != 0;
     return blank;
 }
 

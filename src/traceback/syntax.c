@@ -29,16 +29,28 @@ static bool read_text(PyObject *exc, PyObject *name, PyObject **value)
 
 static bool read_number(PyObject *exc, PyObject *name, int *value)
 {
+    int overflow = 0;
     PyObject *number = PyObject_GetAttr(exc, name);
     bool exact = number != NULL && PyLong_CheckExact(number);
-    long found = exact ? PyLong_AsLong(number) : 0;
-    bool good = number == Py_None || (exact && found > -NUMBER_MAX && found < NUMBER_MAX && !PyErr_Occurred());
+    long found = exact ? PyLong_AsLongAndOverflow(number, &overflow) : 0;
+    bool good = number == Py_None || (exact && found > -NUMBER_MAX && found < NUMBER_MAX && overflow == 0);
     *value = exact ? (int)found : NONE;
     Py_XDECREF(number);
     return good;
 }
 
-/* False, perhaps with an exception: something is of another form. */
+/* Whether the attributes are SyntaxError's own, so that reading them runs no code. */
+static bool is_readable(struct fp_tb *tb, PyObject *exc)
+{
+    PyObject *names[] = {tb->s.filename, tb->s.lineno,     tb->s.end_lineno, tb->s.text,
+                         tb->s.offset,   tb->s.end_offset, tb->s.msg};
+    bool own = true;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        own = own && fp_guard_inherits(Py_TYPE(exc), PyExc_SyntaxError, names[i]);
+    return own;
+}
+
+/* False without an exception: something is of another form. */
 static bool read_place(struct fp_tb *tb, PyObject *exc, struct place *place)
 {
     *place = (struct place){.end_line = NONE, .end_offset = NONE};
@@ -50,6 +62,7 @@ static bool read_place(struct fp_tb *tb, PyObject *exc, struct place *place)
            read_text(exc, tb->s.msg, &place->message);
 }
 
+/* True also with an exception. */
 static bool contains(PyObject *text, const char *part)
 {
     PyObject *wanted = PyUnicode_FromString(part);
@@ -187,31 +200,35 @@ static enum fp_answer append_lines(struct fp_tb *tb, const struct place *place, 
     return fp_append(list, last) == 0 ? FP_DONE : FP_ERROR;
 }
 
-/* Asked for when the first SyntaxError is shown: the interpreter imports much for that. */
-static bool style_known(struct fp_tb *tb)
+/* Asked for when the first SyntaxError is shown: the interpreter imports much for that.  What asking raises is raised,
+ * but for RecursionError: the question goes deeper than the interpreter's module would for the same error.  Then it is
+ * asked again the next time. */
+static enum fp_answer style_known(struct fp_tb *tb)
 {
-    if (__atomic_load_n(&tb->syntax, __ATOMIC_ACQUIRE) == 0) {
+    int value = __atomic_load_n(&tb->syntax, __ATOMIC_ACQUIRE);
+    if (value == 0) {
         PyObject *style = PyObject_CallObject(tb->syntax_style, NULL);
-        int value = style != NULL ? (int)PyLong_AsLong(style) : -1;
-        PyErr_Clear();
-        Py_XDECREF(style);
+        if (style == NULL)
+            return fp_clear(PyExc_RecursionError) ? FP_DECLINE : FP_ERROR;
+        value = PyLong_CheckExact(style) ? (int)PyLong_AsLong(style) : -1;
+        Py_DECREF(style);
         __atomic_store_n(&tb->syntax, value > 0 ? value : -1, __ATOMIC_RELEASE);
     }
-    return tb->syntax > 0;
+    return value > 0 ? FP_DONE : FP_DECLINE;
 }
 
 /* *lines: a new list of the texts, the message last. */
 enum fp_answer fp_syntax_lines(struct fp_tb *tb, PyObject *exc, PyObject *type, PyObject **lines)
 {
     struct place place = {NULL};
-    enum fp_answer answer = FP_DECLINE;
     *lines = NULL;
-    if (style_known(tb) && read_place(tb, exc, &place) && !may_get_typo(tb, &place)) {
+    enum fp_answer answer = is_readable(tb, exc) ? style_known(tb) : FP_DECLINE;
+    if (answer == FP_DONE && (!read_place(tb, exc, &place) || may_get_typo(tb, &place)))
+        answer = PyErr_Occurred() ? FP_ERROR : FP_DECLINE;
+    if (answer == FP_DONE) {
         *lines = PyList_New(0);
         answer = *lines != NULL ? append_lines(tb, &place, type, *lines) : FP_ERROR;
     }
-    if (answer == FP_DECLINE)
-        PyErr_Clear();
     if (answer != FP_DONE)
         Py_CLEAR(*lines);
     release(&place);

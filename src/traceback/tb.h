@@ -164,7 +164,8 @@ struct fp_tb {
     PyObject *TracebackException, *StackSummary, *FrameSummary;
     PyObject *summary;      /* a StackSummary to call format_frame_summary() of */
     PyObject *check_carets; /* compares our carets with the interpreter's on a sample */
-    int carets_checked;     /* 0: not yet; 1: the same; -1: not */
+    int rules;              /* for carets: 0: not known yet; 1: ours are the interpreter's; -1: not */
+    int rules_calls;        /* that would have drawn carets while it wasn't known */
     PyObject *show_group;   /* the helper for format_exception_only(show_group=True) where the interpreter has none */
     PyObject *one_write;    /* the types whose write() may be called once for all lines */
     PyObject *cause_message, *context_message, *heading, *group_heading;
@@ -177,15 +178,15 @@ struct fp_tb {
     struct fp_slots slots;
     struct fp_features has;
     struct fp_guard guard;
-    fp_mutex lock; /* files and memos */
-    struct fp_file *files;
+    struct fp_file *files; /* under FP_LOCK(), and so are the memos */
     struct fp_memo *memos;
 };
 
 /* What a function that may decline answers.  FP_DECLINE: no exception is set; ask the interpreter's module. */
 enum fp_answer { FP_ERROR = -1, FP_DECLINE = 0, FP_DONE = 1 };
 
-enum fp_how { FP_NOTHING, FP_ABSENT, FP_UNCHECKED, FP_CACHED, FP_ASK };
+/* FP_FOREIGN: linecache.cache is no plain dictionary (any more): linecache itself is asked for everything. */
+enum fp_how { FP_NOTHING, FP_ABSENT, FP_UNCHECKED, FP_CACHED, FP_ASK, FP_FOREIGN };
 
 /* A source file as one call sees it. */
 struct fp_source {
@@ -206,6 +207,8 @@ struct fp_call {
     struct fp_source *sources; /* an open hash table, by the filename's address */
     size_t capacity, used;
     bool all_checked;
+    bool counted;   /* in tb->rules_calls */
+    bool rendering; /* the lines are there: what fails now fails when a text is made of them */
     struct fp_source inline_sources[FP_INLINE_SOURCES];
 };
 
@@ -229,9 +232,14 @@ struct fp_items {
 /* guard.c */
 int fp_guard_init(struct fp_tb *tb);
 void fp_guard_clear(struct fp_tb *tb);
-bool fp_guard_intact(struct fp_tb *tb);
-bool fp_guard_ast(struct fp_tb *tb);
+enum fp_answer fp_guard_intact(struct fp_tb *tb); /* FP_DECLINE: something has been replaced */
+/* FP_DECLINE: the namespace has another value of that name, or none. */
+enum fp_answer fp_guard_holds(PyObject *dict, PyObject *name, const PyObject *value);
 bool fp_guard_type(struct fp_tb *tb, PyTypeObject *type);
+/* Whether the name means for objects of the type what it means for those of the base. */
+bool fp_guard_inherits(PyTypeObject *type, PyObject *base, PyObject *name);
+/* A global of that namespace, a new reference; NULL with the NameError that code there would raise. */
+PyObject *fp_global(PyObject *dict, PyObject *name);
 
 /* files.c */
 void fp_call_begin(struct fp_call *call, struct fp_tb *tb);
@@ -248,6 +256,7 @@ void fp_memo_store(struct fp_tb *tb, const struct fp_item *item, int kind, PyObj
                    PyObject *text);
 void fp_memo_release(struct fp_memo *found);
 void fp_memos_clear(struct fp_tb *tb);
+int fp_memory_start(void); /* once an interpreter, first: fork() is safe from then on */
 
 /* frames.c */
 enum fp_answer fp_items_of_traceback(struct fp_tb *tb, PyObject *traceback, PyObject *limit, struct fp_items *items);
@@ -256,18 +265,22 @@ enum fp_answer fp_items_of_frames(struct fp_tb *tb, PyObject *frame, PyObject *l
 enum fp_answer fp_items_of_stack(struct fp_tb *tb, PyObject *frame, PyObject *limit, struct fp_items *items);
 void fp_items_clear(struct fp_items *items);
 enum fp_answer fp_items_prepare(struct fp_call *call, struct fp_items *items);
-bool fp_may_have_code_lines(struct fp_call *call, const struct fp_item *item);
+int fp_may_have_code_lines(struct fp_call *call, const struct fp_item *item); /* -1: an exception */
 enum fp_answer fp_items_format(struct fp_call *call, struct fp_items *items, PyObject *list);
 
 /* locate.c */
 enum fp_answer fp_locate(struct fp_item *item);
 enum fp_answer fp_fetch_lines(struct fp_call *call, const struct fp_item *item, PyObject **line, PyObject **rest);
 
+/* rules.c: whether our carets are the interpreter's */
+enum fp_answer fp_rules_known(struct fp_call *call);
+
 /* render.c */
 enum fp_answer fp_render_own(struct fp_call *call, const struct fp_item *item, PyObject *line, PyObject *rest,
                              PyObject **text);
+/* *lasts becomes false where the text depends on more than the lines. */
 enum fp_answer fp_render(struct fp_call *call, const struct fp_item *item, PyObject *line, PyObject *rest,
-                         PyObject **text);
+                         PyObject **text, bool *lasts);
 PyObject *fp_strip(PyObject *text, bool left);
 
 /* carets.c */

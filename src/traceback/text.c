@@ -126,19 +126,15 @@ int fp_width(struct fp_tb *tb, const Py_UCS4 *text, int length, int offset)
         ascii &= text[i] < 128;
     if (ascii || !tb->has.display_width)
         return offset;
-    PyObject *function, *line = PyUnicode_FromKindAndData(PyUnicode_4BYTE_KIND, text, length), *width = NULL;
-    if (line == NULL || fp_dict_get(tb->std_dict, tb->s._display_width, &function) <= 0) {
-        Py_XDECREF(line);
-        return -1;
-    }
-    PyObject *number = PyLong_FromLong(offset);
-    if (number != NULL)
+    PyObject *function = fp_global(tb->std_dict, tb->s._display_width), *width = NULL;
+    PyObject *line = PyUnicode_FromKindAndData(PyUnicode_4BYTE_KIND, text, length), *number = PyLong_FromLong(offset);
+    if (function != NULL && line != NULL && number != NULL)
         width = PyObject_CallFunctionObjArgs(function, line, number, NULL);
     long value = width != NULL ? PyLong_AsLong(width) : -1;
     Py_XDECREF(number);
     Py_XDECREF(width);
-    Py_DECREF(line);
-    Py_DECREF(function);
+    Py_XDECREF(line);
+    Py_XDECREF(function);
     return (int)value;
 }
 

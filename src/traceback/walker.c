@@ -5,17 +5,17 @@
 /* One generator function: its code, the name of its argument, and what it yields. */
 enum { CODE, ARGUMENT, KIND, PARTS };
 
-/* True also where that can't be told. */
-static bool has_begun(struct fp_tb *tb, PyObject *generator, PyObject *frame)
+/* -1: an exception. */
+static int has_begun(struct fp_tb *tb, PyObject *generator, PyObject *frame)
 {
 #if PY_VERSION_HEX >= 0x030B0000
     PyObject *suspended = PyObject_GetAttr(generator, tb->s.gi_suspended);
-    bool begun = suspended != Py_False;
+    int begun = suspended == NULL ? -1 : suspended != Py_False;
     (void)frame;
     Py_XDECREF(suspended);
 #else
     PyObject *at = PyObject_GetAttr(frame, tb->s.f_lasti);
-    bool begun = at == NULL || PyLong_AsLong(at) != -1;
+    int begun = at == NULL ? -1 : PyLong_AsLong(at) != -1;
     (void)generator;
     Py_XDECREF(at);
 #endif
@@ -26,13 +26,11 @@ static bool has_begun(struct fp_tb *tb, PyObject *generator, PyObject *frame)
 static PyObject *argument_of(struct fp_tb *tb, PyObject *generator, PyObject *name)
 {
     PyObject *frame = PyObject_GetAttr(generator, tb->s.gi_frame), *value = NULL;
-    PyObject *running = PyObject_GetAttr(generator, tb->s.gi_running);
-    if (running == Py_False && frame != NULL && frame != Py_None && !has_begun(tb, generator, frame)) {
+    PyObject *running = frame != NULL ? PyObject_GetAttr(generator, tb->s.gi_running) : NULL;
+    if (running == Py_False && frame != Py_None && has_begun(tb, generator, frame) == 0)
         value = fp_frame_variable(frame, name);
-    }
     Py_XDECREF(frame);
     Py_XDECREF(running);
-    PyErr_Clear();
     return value;
 }
 
@@ -55,6 +53,8 @@ enum fp_answer fp_walker_read(struct fp_tb *tb, PyObject *generator, enum fp_wal
     }
     Py_DECREF(code);
     /* who starts at its caller counts frames on the way, which only a generator that nobody else has can be spared */
+    if (*start == NULL && PyErr_Occurred())
+        return FP_ERROR;
     if (*start == Py_None && *kind == FP_WALK_STACK) {
         Py_DECREF(*start);
         *start = Py_REFCNT(generator) == 1 ? Py_XNewRef((PyObject *)PyEval_GetFrame()) : NULL;

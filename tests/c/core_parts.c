@@ -64,6 +64,11 @@ static void guard(void)
     try_reader(FP_READER_GUARD);
 }
 
+static void mask(void)
+{
+    try_reader(FP_READER_MASK);
+}
+
 static void vm(void)
 {
     try_reader(FP_READER_VM);
@@ -84,7 +89,7 @@ static void no_descriptor_is_left(void)
     struct fp_reader r;
     int lowest = dup(0);
     close(lowest);
-    for (int kind = FP_READER_VM; kind <= FP_READER_PIPE; kind++) {
+    for (int kind = FP_READER_MASK; kind <= FP_READER_PIPE; kind++) {
         CHECK_EQUAL(fp_reader_open(&r, (enum fp_reader_kind)kind), FP_OK);
         fp_reader_close(&r);
     }
@@ -193,6 +198,7 @@ static void guard_is_ready_where_it_works(void)
 
 static const struct check_case cases[] = {
     {"guarded reader", guard},
+    {"rt_sigprocmask", mask},
     {"process_vm_readv", vm},
     {"/proc/self/mem", mem},
     {"pipe", pipes},

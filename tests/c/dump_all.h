@@ -27,7 +27,7 @@ static inline void dump_all(int fd, const struct dump_all *of)
                                             .budget_ns = 10000000000,
                                             .style = {.modules = true, .frames_cut = true, .gil_note = of->gil_note}};
     const struct fp_dump_caller caller = {
-        .thread_id = of->thread_id, .is_this_thread = of->still, .modules = true, .context = of->context};
+        .thread_id = of->thread_id, .is_this_thread = of->still, .fatal = true, .context = of->context};
 
     session.out = &out;
     session.reader =

@@ -38,7 +38,7 @@ def swap():
 
     faultproof.install()
     del sys.path[: len({path!r})]
-    note("module", sys.modules[MODULE].__name__ + " " + str(sys.modules[MODULE].__file__))
+    note("module", "%s %s" % (MODULE, getattr(sys.modules[MODULE].enable, "__self__", None)))
     sys.addaudithook(on_event)
 
 

@@ -36,7 +36,7 @@ def test_cpythons_own_tests(tmp_path):
     ours = env.run(*COMMAND)
     modules, spawned = env.modules(), env.spawned()
     assert len(modules) == len(spawned) + 1, f"{len(spawned)} children started, {len(modules) - 1} reported"
-    assert all(line.startswith("faultproof.faulthandler ") for line in modules), modules
+    assert all("faultproof.faulthandler" in line for line in modules), modules
     got = results(ours.stdout)
     assert len(got) >= 40, ours.stdout
     bad = {name: result for name, result in got.items() if result in ("FAIL", "ERROR")}

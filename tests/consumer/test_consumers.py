@@ -384,7 +384,7 @@ def test_without_an_interpreter(tmp_path):
     )
     source = amalgamation()
     run(CC, f"-I{source}", main, source / "faultproof.c", "-ldl", "-lpthread", "-o", "main", cwd=tmp_path)
-    assert run("./main", cwd=tmp_path) == "-1 -1 no Python interpreter has been started in this process\n"
+    assert run("./main", cwd=tmp_path) == "-1 -1 there is no Python interpreter in this process\n"
 
 
 def test_an_interpreter_with_local_names(tmp_path):

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SAFE = ROOT / "src" / "safe"
 STAGES = ["base", "reader", "layout", "model", "walk", "unwind", "render", "trigger"]
 # Normal context only: no signal handler runs what is in these.
-NORMAL = {"trigger/altstack.c", "trigger/control.c", "trigger/watchdog.c"}
+NORMAL = {"trigger/altstack.c", "trigger/given.c", "trigger/control.c", "trigger/watchdog.c"}
 CC = shutil.which("cc") or shutil.which("gcc")
 needs_cc = pytest.mark.skipif(CC is None, reason="no C compiler here")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import pathlib
 import sys
@@ -29,25 +28,6 @@ def test_a_c_module_with_c_functions():
         function = getattr(faulthandler, name)
         assert inspect.isbuiltin(function) and function.__doc__
         assert inspect.signature(function)
-
-
-def test_stubs_name_what_there_is():
-    package = pathlib.Path(faultproof.__file__).parent
-    for stub, module in (("__init__.pyi", faultproof), ("faulthandler.pyi", faulthandler)):
-        tree = ast.parse((package / stub).read_text())
-        functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)} | {
-            n.name: n
-            for node in tree.body
-            if isinstance(node, ast.If)
-            for n in node.body
-            if isinstance(n, ast.FunctionDef)
-        }
-        functions.pop("__getattr__", None)
-        public = {name for name, value in vars(module).items() if callable(value) and not name.startswith("_")}
-        assert set(functions) == public
-        for name, node in functions.items():
-            wanted = [a.arg for a in node.args.posonlyargs + node.args.args + node.args.kwonlyargs]
-            assert list(inspect.signature(getattr(module, name)).parameters) == wanted, name
 
 
 def test_capabilities():

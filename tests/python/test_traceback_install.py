@@ -51,7 +51,7 @@ def test_identity_and_idempotence():
             faultproof.install()
             import traceback
             import faultproof.traceback as ours
-            assert traceback is ours and sys.modules["traceback"] is ours
+            assert traceback is standard is sys.modules["traceback"] and ours is sys.modules["faultproof.traceback"]
             assert standard.format_exc is ours.format_exc is not before["format_exc"]
             assert bound_earlier is before["format_exc"]
             assert traceback.TracebackException is before["TracebackException"]

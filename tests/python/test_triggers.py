@@ -119,7 +119,7 @@ null = os.open(os.devnull, 1)
 for i in range(200): fh.dump_traceback_later(100 + i % 7, file=null)
 assert tasks() == before + 1
 for i in range(50): fh.dump_traceback_later(100, file=null); fh.cancel_dump_traceback_later()
-assert tasks() == before + 1
+assert tasks() <= before + 1
 """
     run(code)
 

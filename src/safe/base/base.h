@@ -53,7 +53,7 @@ static inline uint64_t fp_mix(uint64_t hash, const void *data, size_t size)
     FP_STATUS(NO_THREAD, "no thread state of this thread was found")                                                   \
     FP_STATUS(SELF_CHECK, "the walker's reading of this thread differs from the interpreter's own")                    \
     FP_STATUS(NOT_STARTED, "not initialised")                                                                          \
-    FP_STATUS(NO_INTERPRETER, "no Python interpreter has been started in this process")
+    FP_STATUS(NO_INTERPRETER, "there is no Python interpreter in this process")
 
 enum fp_status {
 #define FP_STATUS(name, text) FP_##name,

@@ -7,10 +7,31 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "reader/reader.h"
+
+/* No memory protection is finer. */
+enum { PAGE = 4096 };
+
+static atomic_bool filter_expected;
+
+static int copy_mask(struct fp_reader *r, void *to, fp_addr from, size_t n)
+{
+    bool good = from + n >= from;
+    (void)r;
+    for (fp_addr at = from; good && at < from + n; at = (at | (PAGE - 1)) + 1)
+        good = fp_word_readable(at & ~(fp_addr)7);
+    return good ? fp_guard_copy(to, (const void *)(uintptr_t)from, n) : -1;
+}
+
+/* An emulator may take any address for good. */
+static bool mask_tells(void)
+{
+    return !fp_word_readable((fp_addr)-PAGE);
+}
 
 static int copy_vm(struct fp_reader *r, void *to, fp_addr from, size_t n)
 {
@@ -60,8 +81,8 @@ static int copy_guard(struct fp_reader *r, void *to, fp_addr from, size_t n)
 enum fp_status fp_reader_open(struct fp_reader *r, enum fp_reader_kind kind)
 {
     static int (*const copies[])(struct fp_reader *, void *, fp_addr, size_t) = {
-        [FP_READER_NONE] = copy_none, [FP_READER_GUARD] = copy_guard, [FP_READER_VM] = copy_vm,
-        [FP_READER_MEM] = copy_mem,   [FP_READER_PIPE] = copy_pipe,
+        [FP_READER_NONE] = copy_none, [FP_READER_GUARD] = copy_guard, [FP_READER_MASK] = copy_mask,
+        [FP_READER_VM] = copy_vm,     [FP_READER_MEM] = copy_mem,     [FP_READER_PIPE] = copy_pipe,
     };
     static const uint64_t probe = 0x66615570726f6f66;
     uint64_t seen = 0;
@@ -71,6 +92,8 @@ enum fp_status fp_reader_open(struct fp_reader *r, enum fp_reader_kind kind)
         r->fds[0] = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
     if (kind == FP_READER_PIPE && pipe2(r->fds, O_CLOEXEC | O_NONBLOCK) != 0)
         r->fds[0] = r->fds[1] = -1;
+    if (kind == FP_READER_MASK && !mask_tells())
+        return FP_NO_READER;
     if (fp_read(r, &seen, (fp_addr)(uintptr_t)&probe, sizeof(seen)) && seen == probe)
         return FP_OK;
     fp_reader_close(r);
@@ -79,12 +102,20 @@ enum fp_status fp_reader_open(struct fp_reader *r, enum fp_reader_kind kind)
 
 enum fp_status fp_reader_open_fallback(struct fp_reader *r)
 {
+    static const enum fp_reader_kind plain[] = {FP_READER_VM, FP_READER_MEM, FP_READER_PIPE},
+                                     filtered[] = {FP_READER_PIPE, FP_READER_VM, FP_READER_MEM};
+    const enum fp_reader_kind *order = atomic_load(&filter_expected) ? filtered : plain;
     int saved = errno;
     enum fp_status status = FP_NO_READER;
-    for (enum fp_reader_kind kind = FP_READER_VM; status != FP_OK && kind <= FP_READER_PIPE; kind++)
-        status = fp_reader_open(r, kind);
+    for (size_t i = 0; status != FP_OK && i < FP_COUNT(plain); i++)
+        status = fp_reader_open(r, order[i]);
     errno = saved;
     return status;
+}
+
+void fp_reader_expect_filter(void)
+{
+    atomic_store(&filter_expected, true);
 }
 
 void fp_reader_close(struct fp_reader *r)

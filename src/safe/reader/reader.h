@@ -12,6 +12,8 @@
 enum fp_reader_kind {
     FP_READER_NONE,
     FP_READER_GUARD, /* plain loads; our SIGSEGV/SIGBUS handler recovers the ones that fault */
+    FP_READER_MASK,  /* plain loads, each after a system call without effect has found the address good: for memory that
+                        nobody unmaps meanwhile */
     FP_READER_VM,    /* process_vm_readv() */
     FP_READER_MEM,   /* pread() on /proc/self/mem */
     FP_READER_PIPE,  /* write() into a pipe, which fails with EFAULT instead of faulting */
@@ -33,8 +35,17 @@ struct fp_reader {
    FP_READER_GUARD: the caller has made sure that the handler is in place and the signals are unblocked. */
 FP_HIDDEN enum fp_status fp_reader_open(struct fp_reader *reader, enum fp_reader_kind kind) FP_MUST_CHECK;
 
-/* Opens the best of the readers that need no handler: VM, MEM, PIPE.  FP_OK or FP_NO_READER. */
+/* Opens the best of the readers that need no handler and read what others may unmap: VM, MEM, PIPE.  FP_OK or
+   FP_NO_READER. */
 FP_HIDDEN enum fp_status fp_reader_open_fallback(struct fp_reader *reader) FP_MUST_CHECK;
+
+/* arrival.c: can the 8 bytes at a multiple of 8 be read?  By a system call that every filter lets through, without
+   effect on anything, errno included. */
+FP_HIDDEN bool fp_word_readable(fp_addr address);
+
+/* Says that a filter looks at this process's system calls and may end it for one that is not in its list: from now on
+   PIPE comes first, whose calls are in more lists than the others'. */
+FP_HIDDEN void fp_reader_expect_filter(void);
 
 /* Is it so slow that a thread may run on between two of its reads?  (A test's memory stands still.) */
 static inline bool fp_reader_is_slow(const struct fp_reader *reader)

@@ -55,6 +55,21 @@ static void show_frame(struct fp_out *out, struct fp_reader *r, struct fp_unwind
     FP_OUT_LITERAL(out, "]\n");
 }
 
+/* The loader's list has the code of most stacks.  For the rest a file has to be opened, for which a filter may end the
+   process: what is known goes out first. */
+static uint32_t find_frames(struct fp_out *out, struct fp_reader *r, struct fp_unwind *u,
+                            const struct fp_registers *start, uint32_t skip)
+{
+    fp_unwind_open_loaded(u, r);
+    uint32_t n = fp_unwind_frames(u, start, skip);
+    if (u->maps.missed) {
+        fp_out_flush(out);
+        fp_unwind_open(u, r);
+        n = fp_unwind_frames(u, start, skip);
+    }
+    return n;
+}
+
 void fp_c_stack_show(struct fp_out *out, struct fp_reader *r, struct fp_unwind *u, const void *ucontext)
 {
     struct fp_registers start;
@@ -62,9 +77,8 @@ void fp_c_stack_show(struct fp_out *out, struct fp_reader *r, struct fp_unwind *
         fp_registers_of_context(&start, ucontext);
     else
         fp_registers_here(&start);
-    fp_unwind_open(u, r);
-    uint32_t n = fp_unwind_frames(u, &start, ucontext == NULL);
     FP_OUT_LITERAL(out, "Current thread's C stack trace (most recent call first):\n");
+    uint32_t n = find_frames(out, r, u, &start, ucontext == NULL);
     for (uint32_t i = 0; i < n; i++)
         show_frame(out, r, u, &u->frames[i]);
     if (n == FP_C_FRAMES_MAX && u->end == FP_UNWIND_LIMIT)

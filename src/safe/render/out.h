@@ -8,16 +8,20 @@ enum { FP_OUT_SIZE = 64 << 10 };
 
 struct fp_out {
     int fd;
-    int own_fd;          /* the same file, opened by us without blocking for the dump's time; -1: it can't be */
+    int own_fd;          /* the same file, opened by us without blocking for the dump's time; -1: it isn't */
+    bool known;          /* what kind of file it is has been found out; till then it may be any */
+    bool like_file;      /* not known yet, but ready for reading too, as files always are */
     bool socket;         /* send() doesn't block if asked */
-    int error;           /* errno of the first write that failed; later text is dropped */
     bool patient;        /* a pipe, socket or terminal: wait for room, but not for ever */
+    int error;           /* errno of the first write that failed; later text is dropped */
     int64_t deadline_ns; /* CLOCK_MONOTONIC: when to stop waiting for room */
     uint32_t used;
+    uint32_t first;   /* bytes written before the kind was known */
     uint64_t flushed; /* bytes written so far */
     char buffer[FP_OUT_SIZE];
 };
 
+/* No system call is made before there is something to write, but for the kept descriptor (kept.h). */
 FP_HIDDEN void fp_out_init(struct fp_out *out, int fd, int64_t deadline_ns);
 /* Writes what is in the buffer.  EINTR is retried; EAGAIN and a full pipe are waited for until the deadline. */
 FP_HIDDEN void fp_out_flush(struct fp_out *out);

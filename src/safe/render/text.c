@@ -1,7 +1,9 @@
-/* faulthandler's text.  Any context: openat, read and close for a thread's name (man 7 signal-safety). */
+/* faulthandler's text.  Any context: openat, read and close for a thread's name (man 7 signal-safety), and prctl, a
+   bare system call in glibc. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "render/text.h"
@@ -32,10 +34,20 @@ static size_t thread_name(int tasks, uint64_t native_id, char name[COMM_SIZE])
     return got > 0 ? (size_t)got - 1 : 0;
 }
 
+static size_t own_name(char name[COMM_SIZE])
+{
+    return prctl(PR_GET_NAME, name) == 0 ? strnlen(name, COMM_SIZE) : 0;
+}
+
 void fp_text_thread(struct fp_out *o, const struct fp_thread *t, int tasks)
 {
     char name[COMM_SIZE];
-    size_t n = tasks >= 0 && t->native_id != 0 ? thread_name(tasks, t->native_id, name) : 0;
+    size_t n = 0;
+
+    if (tasks == FP_TEXT_OWN_NAME)
+        n = own_name(name);
+    else if (tasks >= 0 && t->native_id != 0)
+        n = thread_name(tasks, t->native_id, name);
 
     if (t->current)
         FP_OUT_LITERAL(o, "Current thread ");
@@ -82,12 +94,27 @@ static char *put_line(char *to, int32_t line)
     return put(to, digits + at, sizeof(digits) - at);
 }
 
+/* A row in pieces. */
+static void show_in_pieces(struct fp_out *o, const struct fp_frame *f)
+{
+    char line[32];
+    FP_OUT_LITERAL(o, "  File \"");
+    fp_out_bytes(o, f->file.data, f->file.size);
+    fp_out_bytes(o, "...", f->file.cut ? 3 : 0);
+    FP_OUT_LITERAL(o, "\", line ");
+    fp_out_bytes(o, line, (size_t)(put_line(line, f->line) - line));
+    FP_OUT_LITERAL(o, " in ");
+    fp_out_bytes(o, f->name.data, f->name.size);
+    fp_out_bytes(o, "...", f->name.cut ? 3 : 0);
+    FP_OUT_LITERAL(o, "\n");
+}
+
 void fp_text_frame(struct fp_out *o, const struct fp_frame *f)
 {
     enum { FIXED = 64 }; /* more than all but the two texts */
     char *to = fp_out_room(o, FIXED + f->file.size + f->name.size);
     if (to == NULL) { /* two texts that are remembered as one, each nearly as large as the buffer */
-        FP_OUT_LITERAL(o, "  File ???, line ??? in ???\n");
+        show_in_pieces(o, f);
         return;
     }
     to = PUT(to, "  File ");

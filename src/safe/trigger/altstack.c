@@ -1,306 +1,313 @@
-/* Alternate signal stacks for the calling thread, and for threads that run already.  Normal context, but for on_give,
- * which runs in the handler of a real-time signal.
+/* Alternate signal stacks: each thread sets its own.  Normal context, any thread.
  *
- * sigaltstack() inside a handler is undone when the handler returns; what counts is uc_stack in the saved context,
- * which sigreturn installs (Linux, arch/x86/kernel/signal_64.c: restore_altstack).
+ * Who has one stands in a list, by pthread_t.  The list tells which threads are still without, and what is left of
+ * threads that a fork() didn't copy.  Stacks that are given by a signal: given.c.
  */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <time.h>
-#include <ucontext.h>
 #include <unistd.h>
 
-#include "trigger/altstack.h"
-#include "trigger/dump.h"
+#include "trigger/signals.h"
+#include "trigger/stacks.h"
 
 #ifndef AT_MINSIGSTKSZ
 #define AT_MINSIGSTKSZ 51 /* glibc before 2.34 */
 #endif
 
-enum { GUARD = 4096, WAIT_NS = 50000000, PTHREAD_SCAN = 2304 };
+_Atomic(struct fp_stack *) fp_stacks;
+pthread_mutex_t fp_stacks_lock = PTHREAD_MUTEX_INITIALIZER;
 
-enum state { FREE, PENDING, INSTALLED, REFUSED };
+static pthread_key_t key; /* the thread's struct fp_stack, or &unlisted */
+static atomic_bool key_made;
+static struct fp_stack unlisted; /* of threads for which there was no memory */
+static atomic_uint expected;     /* nodes in the state FP_STACK_EXPECTED */
 
-/* One stack.  Nodes are never freed, only used again, so that the signal handler may walk the list. */
-struct stack {
-    struct stack *next;
-    _Atomic(enum state) state;
-    pid_t tid;  /* who it was sent to, while PENDING */
-    char *base; /* of the mapping; the lowest page is the guard */
-};
+/* Never 0: no page is larger than this needs, and a page is what a guard takes. */
+static size_t page_size(void)
+{
+    long size = sysconf(_SC_PAGESIZE);
+    return size > 0 ? (size_t)size : (size_t)getauxval(AT_PAGESZ);
+}
 
-static _Atomic(struct stack *) stacks;
-static pthread_key_t key; /* the thread's struct stack, or &foreign */
-static struct stack foreign;
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static bool key_made;
-static int give_signo; /* 0: none could be had */
+static size_t in_pages(size_t size)
+{
+    size_t page = page_size();
+    return (size + page - 1) / page * page;
+}
 
-static size_t stack_size(void)
+/* What our own handler needs. */
+static size_t least_size(void)
 {
     size_t kernel = getauxval(AT_MINSIGSTKSZ), least = (size_t)MINSIGSTKSZ;
-    size_t size = (kernel > least ? kernel : least) + FP_HANDLER_DEPTH;
-    return (size + GUARD - 1) & ~(size_t)(GUARD - 1);
+    return in_pages((kernel > least ? kernel : least) + FP_HANDLER_DEPTH);
 }
 
-static stack_t descriptor(const struct stack *s)
+stack_t fp_stack_descriptor(const struct fp_stack *s)
 {
-    return (stack_t){.ss_sp = s->base + GUARD, .ss_size = stack_size()};
+    size_t guard = page_size();
+    return (stack_t){.ss_sp = s->base + guard, .ss_size = s->size - guard};
 }
 
-static struct stack *new_node(void)
+static bool is_at(const struct fp_stack *s, const stack_t *now)
 {
-    for (struct stack *s = atomic_load(&stacks); s != NULL; s = s->next) {
-        enum state wanted = FREE;
-        if (atomic_compare_exchange_strong(&s->state, &wanted, PENDING))
+    return s->base != NULL && now->ss_sp == s->base + page_size();
+}
+
+struct fp_stack *fp_stack_claim(void)
+{
+    for (struct fp_stack *s = atomic_load(&fp_stacks); s != NULL; s = s->next) {
+        enum fp_stack_state wanted = FP_STACK_FREE;
+        if (atomic_compare_exchange_strong(&s->state, &wanted, FP_STACK_CLAIMED))
             return s;
     }
-    struct stack *s = calloc(1, sizeof(*s));
+    struct fp_stack *s = calloc(1, sizeof(*s));
     if (s == NULL)
         return NULL;
-    atomic_init(&s->state, PENDING);
-    s->next = atomic_load(&stacks);
-    while (!atomic_compare_exchange_weak(&stacks, &s->next, s))
+    atomic_init(&s->state, FP_STACK_CLAIMED);
+    s->next = atomic_load(&fp_stacks);
+    while (!atomic_compare_exchange_weak(&fp_stacks, &s->next, s))
         continue;
     return s;
 }
 
-static struct stack *new_stack(void)
+static bool map(struct fp_stack *s, size_t size)
 {
-    struct stack *s = new_node();
-    if (s == NULL)
-        return NULL;
-    s->base = mmap(NULL, stack_size() + GUARD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-    if (s->base == MAP_FAILED) {
-        atomic_store(&s->state, FREE);
-        return NULL;
+    size_t guard = page_size();
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE;
+    char *base = mmap(NULL, size + guard, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (base == MAP_FAILED)
+        return false;
+    if (mprotect(base, guard, PROT_NONE) != 0) { /* without it an overflow here would damage what lies below */
+        munmap(base, size + guard);
+        return false;
     }
-    mprotect(s->base, GUARD, PROT_NONE);
-    return s;
+    s->size = size + guard;
+    s->base = base;
+    return true;
 }
 
-static void free_stack(struct stack *s)
+bool fp_stack_map(struct fp_stack *s)
 {
-    munmap(s->base, stack_size() + GUARD);
-    atomic_store(&s->state, FREE);
+    return map(s, in_pages(FP_ALTSTACK_SIZE)) || map(s, least_size());
 }
 
-/* The thread ends: no signal of it may use the stack any more. */
-static void on_thread_end(void *value)
+void fp_stack_free(struct fp_stack *s)
+{
+    char *base = s->base;
+    s->base = NULL; /* first: a child of a fork() in between must not unmap what may be somebody else's by then */
+    if (base != NULL)
+        munmap(base, s->size);
+    atomic_store(&s->thread, 0);
+    atomic_store(&s->given, false);
+    atomic_store(&s->state, FP_STACK_FREE);
+}
+
+static void free_expected(struct fp_stack *s)
+{
+    enum fp_stack_state wanted = FP_STACK_EXPECTED;
+    if (atomic_compare_exchange_strong(&s->state, &wanted, FP_STACK_CLAIMED)) {
+        atomic_fetch_sub(&expected, 1);
+        fp_stack_free(s);
+    }
+}
+
+/* True when the calling thread doesn't use this stack and the kernel will not either. */
+static bool taken_off(const struct fp_stack *s)
 {
     const stack_t off = {.ss_flags = SS_DISABLE};
-    struct stack *s = value;
     stack_t now;
-    if (s == &foreign)
-        return;
-    /* A thread that ends on this very stack keeps it. */
     if (sigaltstack(NULL, &now) != 0 || (now.ss_flags & SS_ONSTACK))
-        return;
-    if (now.ss_sp == s->base + GUARD && sigaltstack(&off, NULL) != 0)
-        return;
-    free_stack(s);
+        return false;
+    return !is_at(s, &now) || sigaltstack(&off, NULL) == 0;
 }
 
-static void on_give(int signo, siginfo_t *info, void *context)
+/* A thread that ends on this very stack keeps it. */
+static void on_thread_end(void *value)
 {
-    ucontext_t *uc = context;
-    (void)signo;
-    if (info->si_code != SI_QUEUE || info->si_pid != getpid())
+    struct fp_stack *s = value;
+    if (s == &unlisted)
         return;
-    for (struct stack *s = atomic_load(&stacks); s != NULL; s = s->next) {
-        if (s != info->si_value.sival_ptr || atomic_load(&s->state) != PENDING)
-            continue;
-        bool none = (uc->uc_stack.ss_flags & SS_DISABLE) != 0;
-        if (none)
-            uc->uc_stack = descriptor(s);
-        atomic_store(&s->state, none ? INSTALLED : REFUSED);
+    if (s->base == NULL || taken_off(s))
+        fp_stack_free(s);
+    else
+        atomic_store(&s->thread, 0);
+}
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&fp_stacks_lock);
+}
+
+static void in_parent(void)
+{
+    pthread_mutex_unlock(&fp_stacks_lock);
+}
+
+/* The child has one thread: what belonged to the others goes, and the ids of theirs may come again. */
+static void in_child(void)
+{
+    stack_t now = {.ss_sp = NULL};
+    (void)sigaltstack(NULL, &now);
+    for (struct fp_stack *s = atomic_load(&fp_stacks); s != NULL; s = s->next)
+        if (s != pthread_getspecific(key) && !is_at(s, &now))
+            fp_stack_free(s);
+        else
+            s->tid = (pid_t)syscall(SYS_gettid);
+    atomic_store(&expected, 0);
+    pthread_mutex_init(&fp_stacks_lock, NULL);
+}
+
+int fp_altstack_start(void)
+{
+    int error = 0;
+    pthread_mutex_lock(&fp_stacks_lock);
+    if (!atomic_load(&key_made)) {
+        error = pthread_key_create(&key, on_thread_end);
+        if (error == 0)
+            error = pthread_atfork(before_fork, in_parent, in_child);
+        atomic_store(&key_made, error == 0);
     }
+    pthread_mutex_unlock(&fp_stacks_lock);
+    return error;
 }
 
-/* A real-time signal that nobody handles.  It stays ours: a thread that blocks it may unblock it at any later time. */
-static int take_signal(void)
+/* The node that has this thread, in one of two states. */
+static struct fp_stack *node_of(uint64_t thread, enum fp_stack_state a, enum fp_stack_state b)
 {
-    struct sigaction now, action = {.sa_sigaction = on_give, .sa_flags = SA_SIGINFO | SA_RESTART};
-    sigfillset(&action.sa_mask);
-    for (int signo = SIGRTMAX; signo >= SIGRTMIN; signo--)
-        if (sigaction(signo, NULL, &now) == 0 && !(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_DFL &&
-            sigaction(signo, &action, NULL) == 0)
-            return signo;
-    return 0;
+    for (struct fp_stack *s = atomic_load(&fp_stacks); s != NULL; s = s->next) {
+        enum fp_stack_state state = atomic_load(&s->state);
+        if ((state == a || state == b) && atomic_load(&s->thread) == thread)
+            return s;
+    }
+    return NULL;
 }
 
-static bool handles(int signo)
+/* The stack that a signal gave to this thread earlier; NULL: its stack is somebody else's. */
+static struct fp_stack *given(const stack_t *now)
 {
-    struct sigaction now;
-    return signo != 0 && sigaction(signo, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) &&
-           now.sa_sigaction == on_give;
-}
-
-static void prepare(void)
-{
-    key_made = pthread_key_create(&key, on_thread_end) == 0;
-}
-
-/* The stack that a signal gave to this thread earlier; NULL if its stack is somebody else's. */
-static struct stack *find_installed(const stack_t *now)
-{
-    for (struct stack *s = atomic_load(&stacks); s != NULL; s = s->next)
-        if (atomic_load(&s->state) == INSTALLED && now->ss_sp == s->base + GUARD)
+    for (struct fp_stack *s = atomic_load(&fp_stacks); s != NULL; s = s->next)
+        if (atomic_load(&s->state) == FP_STACK_INSTALLED && is_at(s, now))
             return s;
     return NULL;
 }
 
+/* A node for the calling thread, with a stack if it has none and there is memory for one; NULL: not even for a node. */
+static struct fp_stack *equip(void)
+{
+    enum fp_stack_state state = FP_STACK_FOREIGN;
+    stack_t now;
+
+    bool known = sigaltstack(NULL, &now) == 0, none = known && (now.ss_flags & SS_DISABLE);
+    struct fp_stack *s = known && !none ? given(&now) : NULL;
+    if (s != NULL)
+        return s;
+    s = fp_stack_claim();
+    if (s != NULL && none && fp_stack_map(s)) {
+        const stack_t ours = fp_stack_descriptor(s);
+        if (sigaltstack(&ours, NULL) == 0)
+            state = FP_STACK_INSTALLED;
+    }
+    if (s != NULL) {
+        s->tid = (pid_t)syscall(SYS_gettid);
+        atomic_store(&s->thread, (uint64_t)pthread_self()); /* before the state: see expect() */
+        atomic_store(&s->state, state);
+    }
+    return s;
+}
+
 void fp_altstack_ensure(void)
 {
-    stack_t now;
-    int saved = errno;
-
-    pthread_once(&once, prepare);
-    if (!key_made || pthread_getspecific(key) != NULL)
+    if (FP_UNLIKELY(!atomic_load_explicit(&key_made, memory_order_acquire)) ||
+        FP_LIKELY(pthread_getspecific(key) != NULL))
         return;
-    struct stack *s = NULL;
-    if (sigaltstack(NULL, &now) == 0 && (now.ss_flags & SS_DISABLE)) {
-        s = new_stack();
-        stack_t mine = s ? descriptor(s) : now;
-        if (s != NULL && sigaltstack(&mine, NULL) == 0) {
-            atomic_store(&s->state, INSTALLED);
-        }
-        else if (s != NULL) {
-            free_stack(s);
-            s = NULL;
-        }
+    int saved = errno;
+    struct fp_stack *s = equip(), *waiting;
+    uint64_t self = (uint64_t)pthread_self();
+    if (s != NULL) {
+        atomic_store(&s->thread, self);
+        atomic_store(&s->given, false);
     }
-    else {
-        s = find_installed(&now);
-    }
-    pthread_setspecific(key, s ? s : &foreign);
+    pthread_setspecific(key, s ? s : &unlisted);
+    while ((waiting = node_of(self, FP_STACK_EXPECTED, FP_STACK_EXPECTED)) != NULL)
+        free_expected(waiting);
     errno = saved;
 }
 
-/* 3.9 and 3.10 keep no kernel thread id: it stands in glibc's struct pthread, whose address is the pthread_t, at the
-   place where the calling thread's own stands. */
-static pid_t native_id(struct fp_reader *reader, const struct fp_thread *thread)
+void fp_altstack_drop(void)
 {
-    static int offset = -1;
-    pid_t own = (pid_t)syscall(SYS_gettid);
-    if (thread->native_id != 0)
-        return (pid_t)thread->native_id;
-    for (int i = 0; offset < 0 && i < PTHREAD_SCAN; i += 4)
-        if ((pid_t)fp_load32(reader, (fp_addr)pthread_self() + (fp_addr)i) == own)
-            offset = i;
-    pid_t tid = offset < 0 ? 0 : (pid_t)fp_load32(reader, thread->thread_id + (fp_addr)offset);
-    return fp_reader_faulted(reader) ? 0 : tid;
-}
-
-struct sent {
-    unsigned n;
-    struct stack *stacks[1024];
-};
-
-/* A thread that blocks the signal has one waiting already. */
-static bool waits(pid_t tid)
-{
-    for (struct stack *s = atomic_load(&stacks); s != NULL; s = s->next)
-        if (s->tid == tid && atomic_load(&s->state) == PENDING)
-            return true;
-    return false;
-}
-
-static void send(struct sent *sent, pid_t tid)
-{
-    pid_t pid = getpid();
-    if (tid <= 0 || waits(tid) || tid == (pid_t)syscall(SYS_gettid) || sent->n == FP_COUNT(sent->stacks))
+    struct fp_stack *s = atomic_load(&key_made) ? pthread_getspecific(key) : NULL;
+    if (s == NULL || (s != &unlisted && s->base != NULL && !taken_off(s)))
         return;
-    struct stack *s = new_stack();
+    pthread_setspecific(key, NULL);
+    if (s != &unlisted)
+        fp_stack_free(s);
+}
+
+/* The thread may come to ensure() just now: either it sees that it is expected, or here it is seen to have come. */
+static void expect(uint64_t thread)
+{
+    if (thread == (uint64_t)pthread_self() || node_of(thread, FP_STACK_INSTALLED, FP_STACK_FOREIGN) != NULL ||
+        node_of(thread, FP_STACK_EXPECTED, FP_STACK_EXPECTED) != NULL)
+        return;
+    struct fp_stack *s = fp_stack_claim();
     if (s == NULL)
         return;
-    siginfo_t info = {.si_code = SI_QUEUE};
-    info.si_pid = pid;
-    info.si_uid = getuid();
-    info.si_value.sival_ptr = s;
-    s->tid = tid;
-    if (syscall(SYS_rt_tgsigqueueinfo, pid, tid, give_signo, &info) == 0)
-        sent->stacks[sent->n++] = s;
-    else
-        free_stack(s);
+    atomic_store(&s->thread, thread);
+    atomic_fetch_add(&expected, 1);
+    atomic_store(&s->state, FP_STACK_EXPECTED);
+    if (node_of(thread, FP_STACK_INSTALLED, FP_STACK_FOREIGN) != NULL)
+        free_expected(s);
 }
 
-static void send_to_python(const struct fp_target *target, struct sent *sent)
+static void expect_threads(struct fp_walk *w)
 {
-    struct fp_session *s = fp_session_acquire(target, true, WAIT_NS);
-    if (s == NULL)
-        return;
-    struct fp_walk *w = &s->walk;
-    for (fp_addr i = fp_interp_first(w); i != 0; i = fp_interp_next(w, i)) {
+    unsigned interps = 0;
+    for (fp_addr i = fp_interp_first(w); i != 0 && interps++ < FP_INTERPS_MAX; i = fp_interp_next(w, i)) {
         unsigned links = 0;
         for (fp_addr t = fp_thread_first(w, i); t != 0 && links++ < FP_THREADS_MAX; t = fp_thread_next(w, t)) {
             struct fp_thread thread;
             if (fp_thread_read(w, t, &thread) == FP_OK && thread.thread_id != 0)
-                send(sent, native_id(&s->reader, &thread));
+                expect(thread.thread_id);
         }
     }
-    fp_session_release(s);
 }
 
-static void send_to_all(struct sent *sent)
+static void free_all_expected(void)
 {
-    DIR *tasks = opendir("/proc/self/task");
-    if (tasks == NULL)
-        return;
-    for (struct dirent *entry; (entry = readdir(tasks)) != NULL;)
-        send(sent, (pid_t)atoi(entry->d_name));
-    closedir(tasks);
+    for (struct fp_stack *s = atomic_load(&fp_stacks); s != NULL; s = s->next)
+        free_expected(s);
 }
 
-/* A thread that had a stack already doesn't need ours; one that blocks the signal keeps it pending. */
-static unsigned collect(struct sent *sent)
+/* Not by a session: where the guard can't be used that would make system calls which a filter may end the process for.
+   The threads of the caller's interpreter stand still, where there is a GIL. */
+void fp_altstack_expect(const struct fp_target *target)
 {
-    const struct timespec pause = {0, 100000};
-    int64_t end = fp_now_ns() + WAIT_NS;
-    unsigned pending;
-    do {
-        pending = 0;
-        for (unsigned i = 0; i < sent->n; i++)
-            pending += atomic_load(&sent->stacks[i]->state) == PENDING;
-        if (pending != 0)
-            nanosleep(&pause, NULL);
-    } while (pending != 0 && fp_now_ns() < end);
-    for (unsigned i = 0; i < sent->n; i++)
-        if (atomic_load(&sent->stacks[i]->state) == REFUSED)
-            free_stack(sent->stacks[i]);
-    return sent->n - pending;
-}
-
-unsigned fp_altstack_give(const struct fp_target *target, enum fp_altstack_scope scope)
-{
-    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    static struct sent sent; /* 8 KB: too much for a small thread's stack */
-
-    if (scope == FP_ALTSTACK_NONE)
-        return 0;
-    fp_altstack_ensure();
-    pthread_mutex_lock(&lock);
-    if (!handles(give_signo)) /* a program may have reset all signals to their defaults, which end the process */
-        give_signo = take_signal();
-    if (give_signo == 0) {
-        pthread_mutex_unlock(&lock);
-        return 1;
+    struct fp_reader reader;
+    struct fp_walk walk = {.n_raw = 0};
+    pthread_mutex_lock(&fp_stacks_lock);
+    free_all_expected(); /* some may have ended */
+    if (fp_reader_open(&reader, fp_guard_ready() ? FP_READER_GUARD : FP_READER_MASK) == FP_OK) {
+        fp_walk_init(&walk, &reader, target, true);
+        expect_threads(&walk);
+        fp_reader_close(&reader);
     }
-    sent.n = 0;
-    if (scope == FP_ALTSTACK_ALL)
-        send_to_all(&sent);
-    else
-        send_to_python(target, &sent);
-    unsigned given = collect(&sent) + 1;
-    pthread_mutex_unlock(&lock);
-    return given;
+    pthread_mutex_unlock(&fp_stacks_lock);
+}
+
+void fp_altstack_expect_none(void)
+{
+    pthread_mutex_lock(&fp_stacks_lock);
+    free_all_expected();
+    pthread_mutex_unlock(&fp_stacks_lock);
+}
+
+unsigned fp_altstack_expected(void)
+{
+    return atomic_load_explicit(&expected, memory_order_relaxed);
 }

@@ -20,8 +20,10 @@ struct dump {
     fp_addr current;  /* the current thread's state; 0: none */
     fp_addr held_gil; /* interpreters whose GIL is this one stand still; 0: none does */
     bool current_own; /* the current thread is the calling one */
+    bool time_is_up;  /* and the report says so */
     uint64_t shown;   /* threads */
-    int tasks;        /* a descriptor of /proc/self/task for the dump's time, for thread names; -1: none */
+    int tasks; /* a descriptor of /proc/self/task for the dump's time, for the names of other threads; -1: none */
+    bool tasks_tried; /* opening it */
 };
 
 static bool more_frames(struct dump *d, uint64_t shown)
@@ -140,6 +142,7 @@ static void show_still(struct dump *d, fp_addr tstate)
         if (status == FP_OK && fp_now_ns() > w->deadline_ns)
             status = FP_TIME;
     } while (status == FP_OK && !w->raw_complete);
+    d->time_is_up |= status == FP_TIME;
     fp_text_end(d->out, status == FP_OK && shown == 0 ? FP_NO_FRAME : status, w->bad_address);
 }
 
@@ -246,6 +249,22 @@ static void show_frames(struct dump *d, const struct fp_thread *thread)
         show_running(d, thread);
 }
 
+/* Where the name of a thread comes from.  A filter may end the process for opening files: what is known goes out first.
+ */
+static int source_of_name(struct dump *d, const struct fp_thread *thread)
+{
+    if (!d->options->all_threads || !d->options->style.thread_names)
+        return FP_TEXT_NO_NAME;
+    if (thread->current && d->current_own)
+        return FP_TEXT_OWN_NAME;
+    if (!d->tasks_tried) {
+        d->tasks_tried = true;
+        fp_out_flush(d->out);
+        d->tasks = open("/proc/self/task", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    }
+    return d->tasks >= 0 ? d->tasks : FP_TEXT_NO_NAME;
+}
+
 /* One thread with its header; one that has ended since the list was read is left out: false. */
 static bool show_thread(struct dump *d, fp_addr tstate)
 {
@@ -261,7 +280,7 @@ static bool show_thread(struct dump *d, fp_addr tstate)
         fp_text_end(d->out, status, tstate);
         return true;
     }
-    fp_text_thread(d->out, &thread, d->tasks);
+    fp_text_thread(d->out, &thread, source_of_name(d, &thread));
     if (thread.current && thread.collecting)
         FP_OUT_LITERAL(d->out, "  Garbage-collecting\n");
     show_frames(d, &thread);
@@ -285,10 +304,13 @@ static bool told_to_stop(struct dump *d)
     const struct fp_dump_caller *c = d->caller;
     if (c->stop != NULL && __atomic_load_n(c->stop, __ATOMIC_RELAXED) != c->stop_if_not)
         return true;
-    if (fp_now_ns() <= d->walk->deadline_ns)
+    if (fp_now_ns() <= d->walk->deadline_ns && !d->time_is_up)
         return false;
-    FP_OUT_LITERAL(d->out, "\n");
-    fp_text_end(d->out, FP_TIME, 0);
+    if (!d->time_is_up) {
+        FP_OUT_LITERAL(d->out, "\n");
+        fp_text_end(d->out, FP_TIME, 0);
+    }
+    d->time_is_up = true;
     return true;
 }
 
@@ -419,9 +441,7 @@ enum fp_status fp_dump_on(struct fp_session *s, const struct fp_dump_options *op
     d.current_own = caller->is_this_thread && (interp == 0 || fp_thread_id_tells(&s->walk, interp));
     if (interp != 0 && d.current_own && fp_gil_holder(&s->walk, interp) == d.current)
         d.held_gil = fp_gil_of(&s->walk, interp);
-    if (options->all_threads && options->style.thread_names)
-        d.tasks = open("/proc/self/task", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (options->all_threads && options->style.gil_note && caller->context != NULL)
+    if (options->all_threads && options->style.gil_note && caller->fatal)
         show_after_note(&d);
     else if (options->all_threads)
         show_all(&d, false);
@@ -431,7 +451,7 @@ enum fp_status fp_dump_on(struct fp_session *s, const struct fp_dump_options *op
         FP_OUT_LITERAL(d.out, "\n");
         fp_c_stack_show(d.out, &s->reader, &s->unwind, caller->context);
     }
-    if (caller->modules && options->style.modules)
+    if (caller->fatal && options->style.modules)
         show_modules(&d);
     fp_out_close(d.out);
     if (d.tasks >= 0)

@@ -37,7 +37,7 @@ struct fp_dump_caller {
     bool is_this_thread; /* that thread is the calling one, so that its stack stands still */
     fp_addr interp;      /* without a current thread: the interpreter whose threads come first; 0: the main one */
     const void *context; /* the third argument of the signal handler that asks; NULL: not in one */
-    bool modules;        /* show the extension modules */
+    bool fatal;          /* a fatal report: with the extension modules */
     /* The dump stops between two threads when *stop is no longer stop_if_not; NULL: it doesn't. */
     const uint64_t *stop;
     uint64_t stop_if_not;
@@ -85,6 +85,9 @@ FP_HIDDEN void fp_session_after_fork(void);
 /* fp_dump on a session that is open already. */
 FP_HIDDEN enum fp_status fp_dump_on(struct fp_session *session, const struct fp_dump_options *options,
                                     const struct fp_dump_caller *caller, const char *header, size_t header_size);
+
+/* Opens the best reader for this thread.  FP_OK or FP_NO_READER. */
+FP_HIDDEN enum fp_status fp_reader_open_best(struct fp_reader *reader) FP_MUST_CHECK;
 
 /* Which reader a dump of this thread would use now; FP_READER_NONE if none works. */
 FP_HIDDEN enum fp_reader_kind fp_reader_available(void);

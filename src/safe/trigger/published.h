@@ -12,7 +12,7 @@
 
 #include "base/base.h"
 
-enum { FP_PUBLISHED_WORDS = 48, FP_PUBLISHED_TRIES = 1000 };
+enum { FP_PUBLISHED_WORDS = 64, FP_PUBLISHED_TRIES = 1000 };
 
 struct fp_published {
     atomic_uint current; /* 0: nothing; else 1 + the slot */

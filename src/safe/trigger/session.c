@@ -51,7 +51,7 @@ enum fp_reader_kind fp_reader_available(void)
     return kind;
 }
 
-static enum fp_status open_best(struct fp_reader *reader)
+enum fp_status fp_reader_open_best(struct fp_reader *reader)
 {
     if (fp_guard_ready())
         return fp_reader_open(reader, FP_READER_GUARD);
@@ -63,7 +63,7 @@ struct fp_session *fp_session_acquire(const struct fp_target *target, bool exact
     struct fp_session *s = wait_for_free(budget_ns);
     if (s == NULL)
         return NULL;
-    if (open_best(&s->reader) != FP_OK) {
+    if (fp_reader_open_best(&s->reader) != FP_OK) {
         fp_session_release(s);
         return NULL;
     }

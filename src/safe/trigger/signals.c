@@ -1,8 +1,9 @@
 /* The handler of the fatal signals, which is also the guard's.  Signal handler.
  *
- * Order in the handler: a guarded read that faulted goes on at its fix-up; then, while only the guard is on, the signal
- * goes to who had it before us; then the report; then the signal is handed back, so that a core dump, a debugger and
- * the parent's wait status show what they would have shown without us.
+ * Order in the handler: a guarded read that faulted goes on at its fix-up; then a mark, so that a fault of our own from
+ * here on ends the process instead of coming back; then, while only the guard is on, the signal goes to who had it
+ * before us; then the report; then the signal is handed back, so that a core dump, a debugger and the parent's wait
+ * status show what they would have shown without us.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -10,11 +11,9 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <ucontext.h>
 #include <unistd.h>
 
+#include "render/kept.h"
 #include "trigger/fatals.h"
 
 /* FATAL(signal, name as faulthandler prints it, also the guard's) */
@@ -26,7 +25,7 @@
     FATAL(SIGSEGV, "Segmentation fault", true)
 
 struct fp_fatal fp_fatals[] = {
-#define FATAL(signo, name, guard) {signo, name, guard, false, false, {.sa_flags = 0}, {.sa_flags = 0}, false},
+#define FATAL(number, text, for_guard) {.signo = number, .name = text, .guard = for_guard},
     FATAL_SIGNALS(FATAL)
 #undef FATAL
 };
@@ -34,19 +33,11 @@ _Static_assert(FP_COUNT(fp_fatals) == FP_FATALS, "the table has a row for each f
 
 struct fp_published fp_fatal_published;
 
-/* The thread that writes a fatal report, by kernel thread id; 0: none.  It stays set while the process dies. */
-static atomic_int reporter;
-
-/* Threads that crashed while another one's report was written: each takes a place. */
-enum { WAITERS = 64 };
-static struct {
-    _Atomic(uint64_t) thread_id;
-    atomic_int signo;
-} waiters[WAITERS];
+static const struct sigaction default_action = {.sa_flags = 0}; /* SIG_DFL */
 
 static void on_fatal(int signo, siginfo_t *info, void *context);
 
-static struct fp_fatal *find(int signo)
+struct fp_fatal *fp_fatal_find(int signo)
 {
     for (size_t i = 0; i < FP_FATALS; i++)
         if (fp_fatals[i].signo == signo)
@@ -56,7 +47,7 @@ static struct fp_fatal *find(int signo)
 
 bool fp_fatal_handles(int signo)
 {
-    return find(signo) != NULL;
+    return fp_fatal_find(signo) != NULL;
 }
 
 static bool is_ours(int signo)
@@ -65,20 +56,20 @@ static bool is_ours(int signo)
     return sigaction(signo, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_fatal;
 }
 
+bool fp_guard_in_place(void)
+{
+    return is_ours(SIGSEGV) && is_ours(SIGBUS);
+}
+
 bool fp_guard_ready(void)
 {
     sigset_t blocked;
-    if (!is_ours(SIGSEGV) || !is_ours(SIGBUS) || pthread_sigmask(SIG_BLOCK, NULL, &blocked) != 0)
+    if (!fp_guard_in_place() || pthread_sigmask(SIG_BLOCK, NULL, &blocked) != 0)
         return false;
     return !sigismember(&blocked, SIGSEGV) && !sigismember(&blocked, SIGBUS);
 }
 
-static bool is_function(const struct sigaction *action)
-{
-    return action->sa_handler != SIG_DFL && action->sa_handler != SIG_IGN;
-}
-
-int fp_fatal_install(struct fp_fatal *f)
+int fp_fatal_install(struct fp_fatal *f, bool front)
 {
     /* SA_NODEFER: a guarded read inside the handler may fault too.  SA_ONSTACK: the stack may be what is used up. */
     struct sigaction action = {.sa_sigaction = on_fatal, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
@@ -89,12 +80,12 @@ int fp_fatal_install(struct fp_fatal *f)
     sigemptyset(&action.sa_mask);
     if (sigaction(f->signo, NULL, &before) != 0)
         return errno;
-    /* Whoever has put a function over ours may call us from it: in front of it again we would call each other for ever.
-     */
-    if (atomic_load(&f->installed) && is_function(&before))
+    /* Who has put a function over ours may call ours from it, and keeps the signal until somebody asks for more. */
+    if (!front && atomic_load(&f->installed) && fp_is_function(&before))
         return 0;
     f->previous = before;
     atomic_store(&f->spent, false);
+    atomic_store(&f->handed_back_by, 0);
     if (!atomic_exchange(&f->known, true))
         f->first = before;
     if (sigaction(f->signo, &action, NULL) != 0)
@@ -103,28 +94,34 @@ int fp_fatal_install(struct fp_fatal *f)
     return 0;
 }
 
-/* Where the signal goes after us: when we aren't its handler now, its handler has called us, and what was there before
-   both comes next. */
-static const struct sigaction *next_of(const struct fp_fatal *f)
+/* When we aren't the signal's handler now, its handler has called us, and what was there before both comes next; the
+   same where the handler that we have called calls us, and if it does so again, the default action. */
+const struct sigaction *fp_fatal_next(const struct fp_fatal *f, const struct fp_arrival *a)
 {
-    static const struct sigaction default_action = {.sa_flags = 0}; /* SIG_DFL */
-    if (atomic_load(&f->spent))
+    if (atomic_load(&f->spent) || a->circles > 1)
         return &default_action;
-    return is_ours(f->signo) ? &f->previous : &f->first;
+    return a->circles == 0 && is_ours(f->signo) ? &f->previous : &f->first;
 }
 
-static void call_next(struct fp_fatal *f, siginfo_t *info, void *context)
+void fp_fatal_call_next(struct fp_fatal *f, const struct fp_arrival *a)
 {
-    const struct sigaction *next = next_of(f);
+    const struct sigaction *next = fp_fatal_next(f, a);
     if (next->sa_flags & (int)SA_RESETHAND)
         atomic_store(&f->spent, true);
-    fp_handler_call(next, f->signo, info, context);
+    fp_arrival_call(a, next);
 }
 
 void fp_fatal_restore(struct fp_fatal *f)
 {
-    if (is_ours(f->signo) && atomic_exchange(&f->installed, false))
-        sigaction(f->signo, next_of(f), NULL);
+    if (!is_ours(f->signo) || !atomic_exchange(&f->installed, false))
+        return;
+    sigaction(f->signo, atomic_load(&f->spent) ? &default_action : &f->previous, NULL);
+    atomic_store(&f->known, false);
+}
+
+bool fp_fatal_options(struct fp_fatal_config *config)
+{
+    return fp_published_read(&fp_fatal_published, config, sizeof(*config));
 }
 
 bool fp_fatal_is_enabled(void)
@@ -132,119 +129,46 @@ bool fp_fatal_is_enabled(void)
     return fp_is_published(&fp_fatal_published);
 }
 
-/* Sent by a process or thread (kill, tgkill, sigqueue), not raised by an instruction: man 2 sigaction, si_code. */
-static bool was_sent(const siginfo_t *info)
+static void give_to(struct fp_fatal *f, const struct sigaction *next)
 {
-    return info->si_code <= 0;
-}
-
-static void resend(int signo, siginfo_t *info)
-{
-    pid_t pid = getpid();
-    if (syscall(SYS_rt_tgsigqueueinfo, pid, (pid_t)syscall(SYS_gettid), signo, info) != 0)
-        syscall(SYS_tgkill, pid, (pid_t)syscall(SYS_gettid), signo);
-}
-
-/* Gives one signal back to who had it before: an instruction that faulted will fault again when we return.  Whoever has
-   taken the signal since has called us, so what comes next is what was before us. */
-static void hand_back(struct fp_fatal *f, siginfo_t *info)
-{
-    const struct sigaction *next = next_of(f);
     atomic_store(&f->installed, false);
+    atomic_store(&f->known, false);
     sigaction(f->signo, next, NULL);
-    if (was_sent(info))
-        resend(f->signo, info);
 }
 
-void fp_handler_call(const struct sigaction *handler, int signo, siginfo_t *info, void *context)
+/* Gives one signal back to who had it before: an instruction that faulted will fault again when we return. */
+static void hand_back(struct fp_fatal *f, const struct fp_arrival *a)
 {
-    sigset_t mask = handler->sa_mask, before;
-    sigset_t own;
-    sigemptyset(&own);
-    sigaddset(&own, signo);
-    pthread_sigmask(SIG_BLOCK, &mask, &before);
-    pthread_sigmask(handler->sa_flags & SA_NODEFER ? SIG_UNBLOCK : SIG_BLOCK, &own, NULL);
-    if (handler->sa_flags & SA_SIGINFO)
-        handler->sa_sigaction(signo, info, context);
-    else
-        handler->sa_handler(signo);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    give_to(f, fp_fatal_next(f, a));
+    if (fp_was_sent(a) || a->info == NULL)
+        fp_arrival_resend(a, true);
 }
 
-static bool has_previous(const struct fp_fatal *f)
+/* The same after a report.  A handler that only takes note of a signal can't resolve a fault, which would come back for
+   ever.  Whoever has called us may not go back to the instruction: the signal is sent then, as the standard module
+   does. Only a process that goes on (a previous handler) gives the turn to the next thread. */
+static void hand_back_reported(struct fp_fatal *f, const struct fp_arrival *a, const struct fp_fatal_config *config)
 {
-    return is_function(next_of(f));
+    const struct sigaction *next = fp_fatal_next(f, a);
+    if (fp_is_function(next) && next->sa_handler == config->only_notes && !fp_was_sent(a))
+        next = &default_action;
+    atomic_store(&f->handed_back_by, a->thread);
+    give_to(f, next);
+    if (fp_was_sent(a) || !a->by_kernel)
+        fp_arrival_resend(a, fp_was_sent(a) || fp_is_function(next));
+    if (next->sa_handler != SIG_DFL)
+        fp_turn_give();
 }
 
 /* While only the guard is on: as if we weren't there.  A previous handler is called, so that the guard stays; SIG_DFL
    and SIG_IGN are put back. */
-static void pass_on(struct fp_fatal *f, siginfo_t *info, void *context)
+static void pass_on(struct fp_fatal *f, const struct fp_arrival *a)
 {
-    if (has_previous(f))
-        call_next(f, info, context);
-    else if (next_of(f)->sa_handler == SIG_DFL || !was_sent(info))
-        hand_back(f, info);
-}
-
-/* The last fault that a previous handler was asked to resolve and came back from without moving on. */
-static struct {
-    atomic_int thread;
-    _Atomic(uintptr_t) pc, address;
-} unresolved;
-
-/* Is this code that no file holds: private memory has no name, shared memory the name of a file that isn't one. */
-static bool made_at_run_time(struct fp_maps *maps, fp_addr pc)
-{
-    static const char *const pseudo[] = {"/dev/zero", "/memfd:", "/dev/shm/", "[anon"};
-    size_t size;
-    const char *name = fp_maps_name(maps, pc, &size);
-    for (size_t i = 0; i < FP_COUNT(pseudo); i++)
-        if (size >= strlen(pseudo[i]) && memcmp(name, pseudo[i], strlen(pseudo[i])) == 0)
-            return true;
-    return size == 0;
-}
-
-/* Is the faulting code of the kind that a virtual machine makes (memory of no file), or of the object that the previous
-   handler is in? */
-static bool code_of_previous(const struct fp_fatal_config *config, const struct fp_fatal *f, uintptr_t pc)
-{
-    struct fp_session *s = fp_session_acquire(config->target, true, config->dump.budget_ns);
-    if (s == NULL)
-        return false;
-    fp_unwind_open(&s->unwind, &s->reader);
-    struct fp_maps *maps = &s->unwind.maps;
-    const struct fp_mapping *handler = fp_maps_find(maps, (fp_addr)(uintptr_t)next_of(f)->sa_handler);
-    fp_addr base = handler ? handler->base : 0; /* the next look-up may use the same place */
-    const struct fp_mapping *code = fp_maps_find(maps, pc);
-    bool theirs = code != NULL && ((base != 0 && code->base == base) || made_at_run_time(maps, pc));
-    fp_session_release(s);
-    return theirs;
-}
-
-/* Runtimes (JVM, Go, WebAssembly) resolve faults of their own code as part of normal work.  Such a fault is offered to
-   the handler that was there before us, without a report.  It has resolved it if it changes where the code goes on, or
-   if the same instruction doesn't fault again on the same address at once. */
-static bool resolved_by_previous(const struct fp_fatal_config *config, struct fp_fatal *f, siginfo_t *info,
-                                 void *context)
-{
-    greg_t *pc = &((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
-    uintptr_t at = (uintptr_t)*pc, address = (uintptr_t)info->si_addr;
-    int self = (int)syscall(SYS_gettid);
-
-    if (was_sent(info) || !has_previous(f))
-        return false;
-    bool again = atomic_load(&unresolved.thread) == self && atomic_load(&unresolved.pc) == at &&
-                 atomic_load(&unresolved.address) == address;
-    atomic_store(&unresolved.thread, 0);
-    if (again || !code_of_previous(config, f, at))
-        return false;
-    call_next(f, info, context);
-    if ((uintptr_t)*pc == at) {
-        atomic_store(&unresolved.pc, at);
-        atomic_store(&unresolved.address, address);
-        atomic_store(&unresolved.thread, self);
-    }
-    return true;
+    const struct sigaction *next = fp_fatal_next(f, a);
+    if (fp_is_function(next) && fp_arrival_serves(a, next))
+        fp_fatal_call_next(f, a);
+    else if (next->sa_handler != SIG_IGN || !fp_was_sent(a))
+        hand_back(f, a);
 }
 
 static size_t append(char *to, size_t at, const char *text)
@@ -254,166 +178,118 @@ static size_t append(char *to, size_t at, const char *text)
     return at + n;
 }
 
-static const char *name_of(const struct fp_fatal *f, const struct fp_style *style)
+const char *fp_fatal_name(const struct fp_fatal *f, const struct fp_style *style)
 {
     return f->signo == SIGFPE && !style->fpe_hyphen ? "Floating point exception" : f->name;
 }
 
-static void report(const struct fp_fatal_config *config, const struct fp_fatal *f, const void *context)
+static void report(const struct fp_fatal_config *config, const struct fp_fatal *f, const struct fp_arrival *a)
 {
     char header[80];
     size_t n = append(header, 0, "Fatal Python error: ");
-    n = append(header, n, name_of(f, &config->dump.style));
+    n = append(header, n, fp_fatal_name(f, &config->dump.style));
     n = append(header, n, "\n\n");
     const struct fp_dump_caller caller = {
-        .thread_id = (uint64_t)pthread_self(), .is_this_thread = true, .context = context, .modules = true};
+        .thread_id = (uint64_t)pthread_self(), .is_this_thread = true, .context = a->context, .fatal = true};
     (void)fp_dump(config->target, &config->dump, &caller, header, n);
 }
 
 /* Py_FatalError() has written its own report to stderr before it calls abort(): one is enough there. */
-static bool already_reported(const struct fp_fatal_config *config, int signo, const siginfo_t *info,
-                             const void *context)
+static bool already_reported(const struct fp_fatal_config *config, const struct fp_arrival *a)
 {
     struct fp_registers registers;
-    if (signo != SIGABRT || !was_sent(info) || config->dump.fd != STDERR_FILENO)
+    if (a->signo != SIGABRT || !fp_was_sent(a) || a->context == NULL || !fp_kept_is_stderr(config->dump.fd))
         return false;
     struct fp_session *s = fp_session_acquire(config->target, true, config->dump.budget_ns);
     if (s == NULL)
         return false;
-    fp_registers_of_context(&registers, context);
-    fp_unwind_open(&s->unwind, &s->reader);
+    fp_registers_of_context(&registers, a->context);
+    fp_unwind_open_loaded(&s->unwind, &s->reader);
     bool found = fp_unwind_in_function(&s->unwind, &registers, config->target->fatal_functions,
                                        FP_COUNT(config->target->fatal_functions));
     fp_session_release(s);
     return found;
 }
 
-/* Takes a place among those that crashed while a report is written, and waits for its end. */
-static void wait_for_reporter(int signo, int64_t budget_ns)
-{
-    const struct timespec pause = {0, 1000000};
-    int64_t start = fp_now_ns();
-    for (int i = 0; i < WAITERS; i++) {
-        uint64_t nobody = 0;
-        if (atomic_compare_exchange_strong(&waiters[i].thread_id, &nobody, (uint64_t)pthread_self())) {
-            atomic_store(&waiters[i].signo, signo);
-            break;
-        }
-    }
-    while (atomic_load(&reporter) != 0 && fp_now_ns() - start < budget_ns)
-        nanosleep(&pause, NULL);
-}
-
-/* "Thread 0x... crashed too: Aborted" for each thread that waits. */
-static void name_waiters(const struct fp_fatal_config *config)
-{
-    struct fp_session *s = NULL;
-    for (int i = 0; i < WAITERS; i++) {
-        int signo = atomic_exchange(&waiters[i].signo, 0);
-        if (signo == 0)
-            continue;
-        if (s == NULL) {
-            s = fp_session_acquire(config->target, true, config->dump.budget_ns);
-            if (s == NULL)
-                return;
-            fp_out_init(s->out, config->dump.fd, fp_now_ns() + config->dump.budget_ns);
-            FP_OUT_LITERAL(s->out, "\n");
-        }
-        FP_OUT_LITERAL(s->out, "Thread ");
-        fp_out_hex(s->out, atomic_load(&waiters[i].thread_id), 16);
-        FP_OUT_LITERAL(s->out, " crashed too: ");
-        const char *name = name_of(find(signo), &config->dump.style);
-        fp_out_bytes(s->out, name, strlen(name));
-        FP_OUT_LITERAL(s->out, "\n");
-        atomic_store(&waiters[i].thread_id, 0);
-    }
-    if (s != NULL) {
-        fp_out_close(s->out);
-        fp_session_release(s);
-    }
-}
-
-/* A fault in our own code outside of the guard: end in the signal that the report was about. */
-static atomic_int reported_signo;
-
-static void give_up(struct fp_fatal *f, siginfo_t *info)
-{
-    struct fp_fatal *first = find(atomic_load(&reported_signo));
-    hand_back(f, info);
-    if (first == NULL || first == f)
-        return;
-    sigaction(first->signo, &first->first, NULL);
-    syscall(SYS_tgkill, getpid(), (pid_t)syscall(SYS_gettid), first->signo);
-}
-
 /* Is this the fault that was reported last, come again by way of a handler that calls ours? */
-static bool seen_before(int self, uintptr_t pc, const siginfo_t *info)
+static bool seen_before(const struct fp_arrival *a)
 {
     static struct {
         int thread;
         uintptr_t pc, address;
     } last; /* only the reporter is here */
-    uintptr_t address = was_sent(info) ? 0 : (uintptr_t)info->si_addr;
-    bool seen = !was_sent(info) && last.thread == self && last.pc == pc && last.address == address;
-    last.thread = self;
+    if (fp_was_sent(a) || a->context == NULL) {
+        last.thread = 0;
+        return false;
+    }
+    uintptr_t pc = (uintptr_t)a->context->uc_mcontext.gregs[REG_RIP], address = (uintptr_t)a->info->si_addr;
+    bool seen = last.thread == a->thread && last.pc == pc && last.address == address;
+    last.thread = a->thread;
     last.pc = pc;
     last.address = address;
     return seen;
 }
 
-void fp_fatal_after_fork(void)
+/* What we have reported and given back comes again: by a handler that calls us twice (what it was given is pending
+   then, or comes for ever), or by one that has put ours in place again.  What was there before both is left. */
+static bool given_back_before(struct fp_fatal *f, const struct fp_arrival *a)
 {
-    atomic_store(&reporter, 0);
-    for (int i = 0; i < WAITERS; i++) {
-        atomic_store(&waiters[i].signo, 0);
-        atomic_store(&waiters[i].thread_id, 0);
+    sigset_t pending;
+    if (atomic_load(&f->installed) || atomic_load(&f->handed_back_by) != a->thread)
+        return false;
+    if (a->by_kernel) {
+        give_to(f, &f->first);
+        if (fp_was_sent(a))
+            fp_arrival_resend(a, true);
     }
+    else if (sigpending(&pending) != 0 || !sigismember(&pending, f->signo)) {
+        fp_die_of(f->signo);
+    }
+    return true;
+}
+
+static void report_in_turn(struct fp_fatal *f, const struct fp_arrival *a, const struct fp_fatal_config *config)
+{
+    enum fp_turn turn = fp_turn_take(a->thread, a->signo, config->dump.budget_ns);
+    if (turn == FP_TURN_MINE_ALREADY && a->nested) { /* sent while this thread reports: the end comes sooner */
+        hand_back(f, a);
+        return;
+    }
+    if (turn != FP_TURN_NEVER) {
+        if (!seen_before(a) && !already_reported(config, a))
+            report(config, f, a);
+        fp_turn_name_waiters(config);
+    }
+    hand_back_reported(f, a, config);
+}
+
+static void handle(struct fp_fatal *f, const struct fp_arrival *a)
+{
+    struct fp_fatal_config config;
+    if (fp_sent_is_put_off(a))
+        return;
+    if (!fp_published_read(&fp_fatal_published, &config, sizeof(config)))
+        pass_on(f, a);
+    else if (!given_back_before(f, a) && (fp_turn_is(a->thread) || !fp_fatal_resolved(&config, f, a)))
+        report_in_turn(f, a, &config);
+}
+
+/* Not a guarded read's fault.  One of our own code ends in the signal that it was about. */
+static __attribute__((noinline)) void arrive(struct fp_arrival *a)
+{
+    fp_arrival_begin(a);
+    if (a->nested && !fp_was_sent(a) && fp_fatal_handles(a->nested_in))
+        fp_die_of(a->nested_in);
+    int saved = errno;
+    handle(fp_fatal_find(a->signo), a);
+    errno = saved;
+    fp_arrival_end(a);
 }
 
 static void on_fatal(int signo, siginfo_t *info, void *context)
 {
-    ucontext_t *uc = context;
-    struct fp_fatal *f = find(signo);
-    greg_t *pc = &uc->uc_mcontext.gregs[REG_RIP];
-
-    uintptr_t fixup = f->guard && !was_sent(info) ? fp_guard_fixup((uintptr_t)*pc) : 0;
-    if (fixup != 0) {
-        *pc = (greg_t)fixup;
-        return;
-    }
-    int saved = errno, self = (int)syscall(SYS_gettid), nobody = 0;
-    struct fp_fatal_config config;
-    if (!fp_published_read(&fp_fatal_published, &config, sizeof(config))) {
-        pass_on(f, info, context);
-        errno = saved;
-        return;
-    }
-    if (atomic_load(&reporter) != self && resolved_by_previous(&config, f, info, context)) {
-        errno = saved;
-        return;
-    }
-    while (!atomic_compare_exchange_strong(&reporter, &nobody, self)) {
-        if (nobody == self) {
-            give_up(f, info);
-            errno = saved;
-            return;
-        }
-        wait_for_reporter(signo, config.dump.budget_ns);
-        nobody = 0;
-        if (atomic_load(&reporter) != 0)
-            break; /* the other report hangs: this thread's own fate goes on */
-    }
-    if (atomic_load(&reporter) == self) {
-        atomic_store(&reported_signo, signo);
-        if (!seen_before(self, (uintptr_t)*pc, info) && !already_reported(&config, signo, info, context))
-            report(&config, f, context);
-        name_waiters(&config);
-        atomic_store(&reported_signo, 0);
-    }
-    /* Only a process that goes on (a previous handler) gives the turn to the next thread. */
-    bool dies = next_of(f)->sa_handler == SIG_DFL;
-    hand_back(f, info);
-    if (!dies)
-        atomic_store(&reporter, 0);
-    errno = saved;
+    fp_flags_clear();
+    struct fp_arrival a = fp_arrival_of(signo, info, context, __builtin_frame_address(0));
+    if (!fp_arrival_recovers(&a))
+        arrive(&a);
 }

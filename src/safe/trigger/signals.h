@@ -10,6 +10,8 @@
 struct fp_fatal_config {
     const struct fp_target *target;
     struct fp_dump_options dump;
+    void (*only_notes)(int); /* a handler that only takes note of a signal, so that it resolves no fault: CPython's own
+                                for handlers made in Python; NULL: not known */
 };
 
 /* Normal context, any thread.  Installs the handlers of SIGSEGV and SIGBUS for guarded reads if they aren't ours now.
@@ -18,25 +20,26 @@ FP_HIDDEN void fp_guard_require(void);
 /* The same, but only if it wasn't placed before, by enable() or for a reading: a library that took the handlers since
    keeps them, and the dump picks another reader. */
 FP_HIDDEN void fp_guard_require_once(void);
+/* Is the handler of SIGSEGV and SIGBUS ours?  Any context. */
+FP_HIDDEN bool fp_guard_in_place(void);
 /* Is the handler of SIGSEGV and SIGBUS ours, and are both unblocked in this thread?  Any context. */
 FP_HIDDEN bool fp_guard_ready(void);
 
-/* Normal context, any thread.  Installs the handlers of all fatal signals, or only replaces the configuration when they
-   are installed.  0, or an errno value. */
+/* Normal context, any thread.  Installs the handlers of all fatal signals, in front of whoever has them; when enabled
+   already it replaces the configuration, and leaves them to functions that somebody has put over ours since.  0, or an
+   errno value. */
 FP_HIDDEN int fp_fatal_enable(const struct fp_fatal_config *config);
 /* Gives the signals back to who had them before; the guard stays if something else required it.  Was it enabled? */
 FP_HIDDEN bool fp_fatal_disable(void);
 FP_HIDDEN bool fp_fatal_is_enabled(void);
+/* What it was enabled with; false: it isn't. */
+FP_HIDDEN bool fp_fatal_options(struct fp_fatal_config *config);
 
 /* Once a process, in normal context, before anything else here: makes fork() safe.  0 or an errno value. */
 FP_HIDDEN int fp_control_start(void);
-/* In the child of a fork: no thread of ours writes a report. */
-FP_HIDDEN void fp_fatal_after_fork(void);
-
-/* Calls a handler that was there before us as the kernel would: with the signals blocked that it asked for.  It must be
-   a function.  Signal handler. */
-FP_HIDDEN void fp_handler_call(const struct sigaction *handler, int signo, siginfo_t *info, void *context);
-
+/* Normal context, when the interpreter is gone: gives everything back, the guard's signals and user signals too.  What
+   somebody has put over ours stays, and may go on calling our handlers.  All can be installed again. */
+FP_HIDDEN void fp_control_end(void);
 /* Is this one of the signals that enable() handles? */
 FP_HIDDEN bool fp_fatal_handles(int signo);
 

@@ -21,6 +21,10 @@ FP_HIDDEN int fp_watchdog_arm(const struct fp_watchdog_config *config);
 /* Disarms it.  When it returns true no dump of an earlier arming is under way; false: one is, and has been told to
    stop, but did not within a second. */
 FP_HIDDEN bool fp_watchdog_cancel(void);
+/* Disarms it, and waits until its thread is gone, unless that hangs in a dump. */
+FP_HIDDEN void fp_watchdog_end(void);
+/* The kernel's id of its thread; 0: there is none, or it is about to begin. */
+FP_HIDDEN int fp_watchdog_thread(void);
 /* Is a dump under way, so that cancel() may wait? */
 FP_HIDDEN bool fp_watchdog_busy(void);
 

@@ -1,10 +1,12 @@
-/* What is loaded, from the loader's list in memory: for a process that can't open its map.  Any context.
+/* What is loaded, from the loader's list in memory.  Any context.
  *
- * A process that has used up its descriptors crashes too.  The list is read through the reader and without the loader's
- * lock, so that it may be in the middle of a change: then objects are missing.  Code outside of objects isn't in it.
+ * A process crashes too when it has used up its descriptors, or where a filter ends it for opening a file.  The list is
+ * read through the reader and without the loader's lock, so that it may be in the middle of a change: then objects are
+ * missing.  Code outside of objects isn't in it.
  * getauxval() only reads what the kernel has put on the first stack. */
 #include <elf.h>
 #include <link.h>
+#include <string.h>
 #include <sys/auxv.h>
 
 #include "unwind/unwind.h"
@@ -16,26 +18,13 @@ static fp_addr page_of(fp_addr address)
     return address & ~(fp_addr)(PAGE - 1);
 }
 
-/* Control characters would break the lines of a report; the kernel's map escapes them. */
-static void read_name(struct fp_unwind *u, struct fp_mapping *to, fp_addr name)
-{
-    struct fp_maps *m = &u->maps;
-    to->name = m->names_used;
-    while (m->names_used < FP_MAP_NAMES) {
-        char c = (char)fp_load8(u->reader, name++);
-        if (c == 0)
-            break;
-        m->names[m->names_used++] = (unsigned char)c < 0x20 || c == 0x7f ? '?' : c;
-        to->name_size++;
-    }
-}
-
 /* Keeps the table in order. */
 static void insert(struct fp_unwind *u, const struct fp_mapping *mapping)
 {
     struct fp_maps *m = &u->maps;
     uint32_t i;
-    if (m->n == FP_MAPPINGS_MAX)
+    m->partial |= m->n == FP_MAPPINGS_MAX;
+    if (m->partial)
         return;
     for (i = m->n++; i > 0 && m->at[i - 1].start > mapping->start; i--)
         m->at[i] = m->at[i - 1];
@@ -45,7 +34,7 @@ static void insert(struct fp_unwind *u, const struct fp_mapping *mapping)
 static void add_object(struct fp_unwind *u, fp_addr bias, fp_addr base, fp_addr name)
 {
     Elf64_Ehdr e;
-    if (!fp_read(u->reader, &e, base, sizeof(e)) || e.e_phnum > HEADERS_MAX)
+    if (!fp_read(u->reader, &e, base, sizeof(e)) || memcmp(e.e_ident, ELFMAG, SELFMAG) != 0 || e.e_phnum > HEADERS_MAX)
         return;
     for (uint32_t i = 0; i < e.e_phnum; i++) {
         Elf64_Phdr p;
@@ -53,9 +42,8 @@ static void add_object(struct fp_unwind *u, fp_addr bias, fp_addr base, fp_addr 
             return;
         if (p.p_type != PT_LOAD || !(p.p_flags & PF_X))
             continue;
-        struct fp_mapping mapping = {.start = page_of(bias + p.p_vaddr), .base = base};
+        struct fp_mapping mapping = {.start = page_of(bias + p.p_vaddr), .base = base, .name_at = name};
         mapping.end = page_of(bias + p.p_vaddr + p.p_memsz + PAGE - 1);
-        read_name(u, &mapping, name);
         if (mapping.start < mapping.end)
             insert(u, &mapping);
     }
@@ -64,6 +52,8 @@ static void add_object(struct fp_unwind *u, fp_addr bias, fp_addr base, fp_addr 
 void fp_maps_from_loader(struct fp_unwind *u)
 {
     fp_addr at = (fp_addr)(uintptr_t)_r_debug.r_map, program = page_of(getauxval(AT_PHDR));
+    fp_maps_clear(&u->maps);
+    u->maps.reader = u->reader;
     for (uint32_t i = 0; at != 0 && i < OBJECTS_MAX; i++) {
         struct link_map map;
         if (!fp_read(u->reader, &map, at, sizeof(map)))

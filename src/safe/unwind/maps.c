@@ -191,12 +191,18 @@ static const struct fp_mapping *scan_for(struct fp_maps *m, fp_addr address)
     return address >= m->spare.start && address < m->spare.end ? &m->spare : NULL;
 }
 
+void fp_maps_clear(struct fp_maps *m)
+{
+    m->reader = NULL;
+    m->missed = m->partial = false;
+    m->n = m->names_used = 0;
+    m->spare = (struct fp_mapping){0};
+}
+
 void fp_maps_load(struct fp_maps *m)
 {
     struct scan s = {.maps = m};
-    m->partial = false;
-    m->n = m->names_used = 0;
-    m->spare = (struct fp_mapping){0};
+    fp_maps_clear(m);
     scan_map(&s);
 }
 
@@ -212,12 +218,30 @@ const struct fp_mapping *fp_maps_find(struct fp_maps *m, fp_addr address)
         else
             return &m->at[middle];
     }
-    return m->partial && address != 0 ? scan_for(m, address) : NULL;
+    m->missed |= m->reader != NULL;
+    return m->partial && m->reader == NULL && address != 0 ? scan_for(m, address) : NULL;
+}
+
+/* Control characters would break the lines of a report; the kernel's map escapes them. */
+static const char *read_name(struct fp_maps *m, fp_addr at, size_t *size)
+{
+    char *name = m->names + FP_MAP_NAMES;
+    size_t n = 0;
+    while (n < FP_MAP_PATH && (name[n] = (char)fp_load8(m->reader, at + n)) != 0) {
+        if ((unsigned char)name[n] < 0x20 || name[n] == 0x7f)
+            name[n] = '?';
+        n++;
+    }
+    (void)fp_reader_faulted(m->reader);
+    *size = n;
+    return name;
 }
 
 const char *fp_maps_name(struct fp_maps *m, fp_addr address, size_t *size)
 {
     const struct fp_mapping *found = fp_maps_find(m, address);
+    if (found != NULL && m->reader != NULL)
+        return read_name(m, found->name_at, size);
     if (found != NULL && found->has_name && found->name_size == 0)
         found = scan_for(m, address);
     *size = found != NULL ? found->name_size : 0;

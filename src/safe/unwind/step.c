@@ -22,15 +22,26 @@ void fp_registers_of_context(struct fp_registers *to, const void *ucontext)
     fp_registers_of_gregs(to, context->uc_mcontext.gregs);
 }
 
-void fp_unwind_open(struct fp_unwind *u, struct fp_reader *reader)
+static void forget(struct fp_unwind *u, struct fp_reader *reader)
 {
     u->reader = reader;
     u->next_object = 0;
     for (uint32_t i = 0; i < FP_OBJECTS_MAX; i++)
         u->objects[i].key = 0;
+}
+
+void fp_unwind_open(struct fp_unwind *u, struct fp_reader *reader)
+{
+    forget(u, reader);
     fp_maps_load(&u->maps);
     if (u->maps.n == 0)
         fp_maps_from_loader(u);
+}
+
+void fp_unwind_open_loaded(struct fp_unwind *u, struct fp_reader *reader)
+{
+    forget(u, reader);
+    fp_maps_from_loader(u);
 }
 
 void fp_unwind_start(struct fp_unwind *u, const struct fp_registers *registers)

@@ -1,8 +1,9 @@
 /* C stacks by DWARF call frame information, read through a reader: no loader, no malloc, no locks.
  * Any context, signal handlers included; all memory is in struct fp_unwind, every loop is bounded, nothing recurses.
  *
- * What is loaded is read from the kernel's memory map, once for all look-ups of one fp_unwind_open().  Where an object
- * has no frame information (machine code made at run time), guess.c has other ways.
+ * What is loaded is read once for all look-ups: from the loader's list, which takes no system call, or from the
+ * kernel's memory map, which also has code of no object.  Where there is no frame information (machine code made at run
+ * time), guess.c has other ways.
  */
 #ifndef FP_UNWIND_H
 #define FP_UNWIND_H
@@ -31,15 +32,22 @@ struct fp_registers {
 /* One executable mapping. */
 struct fp_mapping {
     fp_addr start, end;
-    fp_addr base;       /* where the object's file begins in memory; the mapping's own start for what has no file */
-    uint32_t name;      /* offset in fp_maps.names; FP_MAP_NAMES is the spare one */
-    uint16_t name_size; /* 0: no name, or it didn't fit: see has_name */
-    bool has_name;
+    fp_addr base; /* where the object's file begins in memory; the mapping's own start for what has no file */
+    union {
+        struct {
+            uint32_t name;      /* offset in fp_maps.names; FP_MAP_NAMES is the spare one */
+            uint16_t name_size; /* 0: no name, or it didn't fit: see has_name */
+            bool has_name;
+        };
+        fp_addr name_at; /* in a table from the loader's list: where the loader keeps it */
+    };
 };
 
 /* The executable mappings of this process, by address. */
 struct fp_maps {
-    bool partial; /* more than fit */
+    struct fp_reader *reader; /* of names that the loader keeps; NULL: the table is from the kernel's map */
+    bool missed;              /* an address wasn't in the loader's list: the kernel's map may have it */
+    bool partial;             /* more than fit */
     uint32_t n;
     uint32_t names_used;
     struct fp_mapping spare; /* the last one found by reading the map again */
@@ -119,8 +127,12 @@ struct fp_unwind {
     struct fp_maps maps;
 };
 
-/* Gets ready for one report: finds out what is loaded. */
+/* Gets ready for one report: finds out what is loaded by the kernel's map, or the loader's list if that can't be read.
+ */
 FP_HIDDEN void fp_unwind_open(struct fp_unwind *unwind, struct fp_reader *reader);
+/* The same by the loader's list alone, without a system call: unwind->maps.missed says later whether that was enough.
+ */
+FP_HIDDEN void fp_unwind_open_loaded(struct fp_unwind *unwind, struct fp_reader *reader);
 
 /* The registers at the point that a signal handler's third argument tells of. */
 FP_HIDDEN void fp_registers_of_context(struct fp_registers *registers, const void *ucontext);
@@ -173,9 +185,10 @@ FP_HIDDEN bool fp_step_by_guess(struct fp_unwind *unwind);
 /* The registers in the kernel's order (REG_R8 and so on, sys/ucontext.h). */
 FP_HIDDEN void fp_registers_of_gregs(struct fp_registers *registers, const long long *gregs);
 
+FP_HIDDEN void fp_maps_clear(struct fp_maps *maps);
 /* maps.c: reads the kernel's map; an empty table if it can't be opened. */
 FP_HIDDEN void fp_maps_load(struct fp_maps *maps);
-/* loader.c: fills an empty table with the code of what is loaded. */
+/* loader.c: fills the table with the code of what is loaded. */
 FP_HIDDEN void fp_maps_from_loader(struct fp_unwind *unwind);
 
 /* The executable mapping of an address, NULL if there is none. */
