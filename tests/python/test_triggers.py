@@ -276,6 +276,8 @@ out.seek(0); sys.stdout.write(out.read().decode())
     wrong = [
         (lower, upper)
         for lower, upper in calls
-        if (upper[1] == "inner" and lower[1] not in ("inner", "<module>")) or (upper[1] == "body" and lower[1] != "run")
+        # typing.py has an inner of its own
+        if (upper == ("<string>", "inner") and lower[1] not in ("inner", "<module>"))
+        or (upper == ("<string>", "body") and lower[1] != "run")
     ]
     assert not wrong, wrong

@@ -12,6 +12,8 @@ import greenlets
 import pytest
 import truth
 
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
 
 @pytest.mark.parametrize("variant", truth.VARIANTS)
 def test_no_impossible_stack(variant):
@@ -31,8 +33,8 @@ def test_no_impossible_stack_by_system_calls(variant, sampler):
     print(truth.report(variant, result))
     assert result["stacks"] > 0
     assert result["impossible"] == 0, "\n".join(result.reasons)
-    # the collector gives no part of a stack; where threads run beside each other few readings reach the root
-    if not sampler.startswith("compact") and not sysconfig.get_config_var("Py_GIL_DISABLED"):
+    # the collector gives no part of a stack; of a deep one that changes all the time few readings reach the root
+    if variant in ("tiny", "deep") and not sampler.startswith("compact") and not FREE_THREADED:
         assert result["partial"] or not result["bare"], "the frames that stood still are missing"
 
 

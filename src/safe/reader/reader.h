@@ -50,7 +50,7 @@ FP_HIDDEN void fp_reader_expect_filter(void);
 /* Is it so slow that a thread may run on between two of its reads?  (A test's memory stands still.) */
 static inline bool fp_reader_is_slow(const struct fp_reader *reader)
 {
-    return reader->kind >= FP_READER_VM && reader->kind <= FP_READER_PIPE;
+    return reader->kind > FP_READER_GUARD && reader->kind < FP_READER_TEST;
 }
 
 /* Closes what open opened.  errno is preserved. */

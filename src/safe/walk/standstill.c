@@ -11,8 +11,8 @@
  */
 #include "walk/walk.h"
 
-/* READINGS that are compared, among READINGS_MAX. */
-enum { READINGS = 32, READINGS_MAX = 3 * READINGS, SPIN_CYCLES = 8192, HOLDS_TRIES = 4 };
+/* READINGS that are compared, among READINGS_MAX; after so many STRANGERS in a row they start anew. */
+enum { READINGS = 32, READINGS_MAX = 6 * READINGS, STRANGERS = 4, SPIN_CYCLES = 8192, HOLDS_TRIES = 4 };
 
 /* Who had the GIL last, and how many times it has gone to another thread state. */
 struct turn {
@@ -98,6 +98,7 @@ static void take_alike(struct fp_walk *w, uint32_t n)
 struct common {
     uint32_t counted, agreed; /* readings, and the frames from the root up that all of them have shown */
     uint32_t alike;           /* of these readings the last ones, which are alike as a whole */
+    uint32_t strangers;       /* the last ones, which have nothing in common with these */
     bool complete;            /* walk->known reaches the root */
 };
 
@@ -106,10 +107,13 @@ static void compare(struct fp_walk *w, struct common *c)
 {
     uint32_t n = alike(w);
     bool whole = n > 0 && n == w->n_known && n == w->n_raw;
+    if (n == 0 && c->counted > 0 && ++c->strangers < STRANGERS)
+        return;   /* it went astray, where frames were left under it */
     if (n == 0) { /* of another chain: nothing before counts */
         c->counted = 0;
         c->agreed = w->n_raw;
     }
+    c->strangers = 0;
     c->counted++;
     c->alike = whole ? c->alike + 1 : 1;
     c->agreed = n > 0 && n < c->agreed ? n : c->agreed;
