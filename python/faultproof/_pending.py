@@ -29,11 +29,11 @@ def _watches(task):
     None: it doesn't wait now, and has hardly run, so it may be about to.
     """
     try:
-        with open(f"/proc/self/task/{task}/syscall", encoding="ascii") as file:
+        with open(f"/proc/self/task/{task}/syscall", encoding="utf-8") as file:
             call = file.read().split()
-        with open(f"/proc/self/task/{task}/status", encoding="ascii", errors="replace") as file:
+        with open(f"/proc/self/task/{task}/status", encoding="utf-8", errors="replace") as file:
             blocked = next(int(line.split()[1], 16) for line in file if line.startswith("SigBlk"))
-        with open(f"/proc/self/task/{task}/stat", encoding="ascii", errors="replace") as file:
+        with open(f"/proc/self/task/{task}/stat", encoding="utf-8", errors="replace") as file:
             user, system = file.read().rpartition(")")[2].split()[11:13]
     except OSError:
         return False  # it has ended, or the system doesn't tell
@@ -51,7 +51,7 @@ def _watchdog_pends(ours):
     pythons = {str(thread.native_id) for thread in threading.enumerate()} if threading else {str(os.getpid())}
     for _ in range(200):  # a thread that was just made gets some milliseconds to begin
         known = pythons | {str(ours._watchdog_thread())}
-        tasks = {task: _watches(task) for task in os.listdir("/proc/self/task")}
+        tasks = {task: _watches(task) for task in os.listdir("/proc/self/task") if task not in known}
         known.add(str(ours._watchdog_thread()))  # which may have begun meanwhile
         seen = [watches for task, watches in tasks.items() if task not in known]
         if True in seen:
