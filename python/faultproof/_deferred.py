@@ -49,8 +49,19 @@ class Finder:
         loader.exec_module = exec_module
 
     def _has_come(self):
-        try:  # noqa: SIM105  contextlib would have to be imported
+        try:
             self.arrived()
-        except Exception:
-            pass  # the program's own import has worked, and must not fail because of us
+        except Exception as error:
+            # the program's own import has worked, and must not fail because of us; but a signal's handler is the program's
+            if not _is_ours(error):
+                raise
         self.leave()
+
+
+def _is_ours(error):
+    """Whether the exception comes out of our own code, not out of a handler that has run in the middle of it."""
+    last = error.__traceback__
+    while last.tb_next is not None:
+        last = last.tb_next
+    module = last.tb_frame.f_globals.get("__name__") or ""
+    return module.partition(".")[0] in ("faultproof", "importlib", "traceback")

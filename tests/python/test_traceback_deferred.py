@@ -154,3 +154,38 @@ def test_if_ours_cannot_be_had_the_program_has_the_standard_one():
         + "assert 'ValueError' in ''.join(traceback.format_exception_only(ValueError, ValueError()))\n"
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_a_signal_while_it_is_put_in_is_the_programs():
+    code = """
+    import signal, sys
+    import faultproof
+    assert "traceback" not in sys.modules
+    faultproof.install()
+    finder = sys.meta_path[0]
+    put_in = finder.arrived
+
+    class Timeout(OSError):
+        pass
+
+    def handler(signo, frame):
+        raise Timeout
+
+    def arrived():
+        signal.raise_signal(signal.SIGALRM)
+        for _ in range(10):
+            pass  # delivered here at the latest
+        put_in()
+
+    signal.signal(signal.SIGALRM, handler)
+    finder.arrived = arrived
+    try:
+        import traceback
+        print("lost")
+    except Timeout:
+        finder.arrived = put_in
+        import traceback
+        print("delivered", hasattr(traceback, "format_exc_bytes"), finder in sys.meta_path)
+    """
+    result = child(textwrap.dedent(code))
+    assert result.stdout == "delivered True False\n", result.stdout + result.stderr
