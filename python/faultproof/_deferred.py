@@ -52,7 +52,7 @@ class Finder:
         try:
             self.arrived()
         except Exception as error:
-            # the program's own import has worked, and must not fail because of us; but a signal's handler is the program's
+            # the program's own import has worked, and must not fail because of us; a signal's handler is the program's
             if not _is_ours(error):
                 raise
         self.leave()
