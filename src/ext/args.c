@@ -5,6 +5,8 @@
 #include <limits.h>
 #include <unistd.h>
 
+#include "render/out.h"
+
 /* 3.9 to 3.11 have a typing error in this message */
 #if PY_VERSION_HEX < 0x030c0000
 #define NOT_A_DESCRIPTOR "file is not a valid file descripter"
@@ -72,7 +74,7 @@ static int keep_open(PyObject *file, int fd, bool later, struct fp_ext_file *out
     return out->fd;
 }
 
-int fp_ext_fileno(PyObject *file, bool later, struct fp_ext_file *out)
+static int take_file(PyObject *file, bool later, struct fp_ext_file *out)
 {
     *out = (struct fp_ext_file){.fd = -1};
     if (file == NULL || file == Py_None)
@@ -92,6 +94,14 @@ int fp_ext_fileno(PyObject *file, bool later, struct fp_ext_file *out)
     }
     flush(file);
     return keep_open(file, (int)fd, later, out);
+}
+
+int fp_ext_fileno(PyObject *file, bool later, struct fp_ext_file *out)
+{
+    int fd = take_file(file, later, out);
+    if (fd > STDERR_FILENO) /* stderr was looked at when the module was imported: a filter may have come since */
+        fp_out_expect(fd);
+    return fd;
 }
 
 int fp_ext_signo(PyObject *object, void *address)

@@ -8,6 +8,8 @@
 
 #include <stdatomic.h>
 
+#include "render/out.h"
+
 /* Exported by every CPython; its type is private. */
 extern char _PyRuntime[];
 
@@ -174,6 +176,7 @@ enum fp_status fp_ext_start(void)
 {
     static atomic_flag starting = ATOMIC_FLAG_INIT;
     if (!atomic_flag_test_and_set(&starting)) {
+        fp_out_expect(STDERR_FILENO);
         atomic_store(&state, fp_control_start() == 0 && fp_ext_files_start() == 0 ? find_target() : FP_NOT_STARTED);
     }
     return fp_ext_status();

@@ -3,13 +3,15 @@
  * sigtimedwait, a bare system call in glibc).
  *
  * A filter may end the process for a system call that it doesn't list.  So the first FIRST bytes, which are the whole
- * of most reports, take none but poll() beside write(); behind them fstat() tells what it is that is written to.
+ * of most reports, take none but poll() beside write(); behind them fstat() tells what it is that is written to.  Only
+ * what was a device when it was given to us is looked at before.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -39,6 +41,29 @@ static int open_again(int fd)
     return open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 }
 
+/* A bit for each descriptor that was a device when it was given to us. */
+enum { DEVICES_MAX = 1024 };
+static _Atomic(uint64_t) devices[DEVICES_MAX / 64];
+
+void fp_out_expect(int fd)
+{
+    struct stat st;
+    uint64_t bit = (uint64_t)1 << (fd & 63);
+    if (fd < 0 || fd >= DEVICES_MAX)
+        return;
+    if (fstat(fd, &st) == 0 && S_ISCHR(st.st_mode))
+        atomic_fetch_or(&devices[fd / 64], bit);
+    else
+        atomic_fetch_and(&devices[fd / 64], ~bit);
+}
+
+static bool was_device(int fd)
+{
+    return fd >= 0 && fd < DEVICES_MAX && (atomic_load(&devices[fd / 64]) >> (fd & 63) & 1) != 0;
+}
+
+static void find_kind(struct fp_out *o);
+
 void fp_out_init(struct fp_out *o, int fd, int64_t deadline_ns)
 {
     o->fd = fp_kept_resolve(fd);
@@ -48,6 +73,8 @@ void fp_out_init(struct fp_out *o, int fd, int64_t deadline_ns)
     o->deadline_ns = deadline_ns;
     o->used = o->first = 0;
     o->flushed = 0;
+    if (was_device(o->fd) || was_device(fd))
+        find_kind(o);
 }
 
 /* Regular files and /dev/null take everything at once. */

@@ -21,7 +21,11 @@ struct fp_out {
     char buffer[FP_OUT_SIZE];
 };
 
-/* No system call is made before there is something to write, but for the kept descriptor (kept.h). */
+/* Normal context, when a descriptor is given to us: remembers whether it is a device, as terminals are.  A terminal
+   that nobody reads keeps a write() for ever, whatever poll() has said, so one is looked at before the first byte. */
+FP_HIDDEN void fp_out_expect(int fd);
+
+/* No system call is made before there is something to write, but for the kept descriptor (kept.h) and devices. */
 FP_HIDDEN void fp_out_init(struct fp_out *out, int fd, int64_t deadline_ns);
 /* Writes what is in the buffer.  EINTR is retried; EAGAIN and a full pipe are waited for until the deadline. */
 FP_HIDDEN void fp_out_flush(struct fp_out *out);
